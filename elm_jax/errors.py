@@ -72,7 +72,7 @@ def first_line(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Returns why the operating system refused, if TensorStore tells it, else all.
+    """Returns the operating system's reason, as TensorStore tells it, else a line.
 
     >>> reason(ValueError("Error writing x: Disk quota exceeded [os_error_code='122']"))
     'Disk quota exceeded'

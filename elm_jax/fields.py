@@ -132,7 +132,7 @@ def parts(hint: Any) -> Iterator[type]:
 
 
 def check(part: Any, *, name: str = "") -> None:
-    """Raises ConfigError for fields of a dataclass that hold what they may not.
+    """Raises ConfigError if a field of a dataclass has a value that it may not have.
 
     All of them are named, with what each may hold. Dataclasses within are checked, too.
 

@@ -166,7 +166,7 @@ def find(pattern: str, folders: Mapping[str, str]) -> list[pathlib.Path]:
 
 
 def fitting(pattern: str, names: Iterable[str]) -> list[str]:
-    """Returns the names that a shell pattern fits, or the one it is, in their order.
+    """Returns the names that equal a shell pattern or match it, in their order.
 
     >>> fitting("a[1]", ["a1", "a[1]"]), fitting("a[1]", ["a1", "a2"])
     (['a[1]'], ['a1'])
@@ -176,7 +176,7 @@ def fitting(pattern: str, names: Iterable[str]) -> list[str]:
 
 
 def _unnameable(text: str) -> str:
-    """Returns what a path should have if the locale has no bytes for it, else ""."""
+    """Returns what is expected of a path that the locale cannot encode, else ""."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
@@ -185,7 +185,7 @@ def _unnameable(text: str) -> str:
 
 
 def _short_enough(text: str) -> str:
-    """Returns an absolute path, or raises ConfigError if it is too long for one."""
+    """Returns an absolute path; raises ConfigError if it is too long."""
     lengths = [len(os.fsencode(part)) for part in text.split("/")]
     if max(lengths) > _MOST_PART_BYTES or sum(lengths) > _MOST_PATH_BYTES:
         raise errors.ConfigError(

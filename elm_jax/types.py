@@ -89,7 +89,7 @@ class AdapterFn(Protocol):
 
 @runtime_checkable
 class NormFn(Protocol):
-    """An AdapterFn that makes what scales a layer norm, too, or None for a plain one.
+    """An AdapterFn that also makes the module of a layer norm; None for a plain norm.
 
     Points are those of sub-layers, for the norm in front of one, and `encoder` and
     `decoder` for the last norm of a stack. The module is called with what the norm has

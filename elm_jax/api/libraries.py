@@ -127,7 +127,7 @@ class Library:
         answers: Sequence[str] = (),
         among: Sequence[str] | None = None,
     ) -> tuple[tuple[str, float], ...]:
-        """Returns which experts answer texts as one who knows them would.
+        """Returns experts, ranked by how they answer texts without labels.
 
         Each expert scores the choices after each text, and a statistic of these
         log-probabilities ranks them; see `elm_jax/routing/README.md`. All are loaded,

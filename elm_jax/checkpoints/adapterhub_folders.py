@@ -124,7 +124,7 @@ def _read(
     *,
     of: str,
 ) -> dict[str, np.ndarray]:
-    """Returns float32 arrays of tensors that are just those that are expected."""
+    """Returns tensors as float32 arrays, if they are the expected ones."""
     if all(name.startswith(_PREFIX) for name in weights):
         weights = {name.removeprefix(_PREFIX): leaf for name, leaf in weights.items()}
     experts.check_same_tensors(weights, expected, of=of)

@@ -151,7 +151,7 @@ def read(content: Mapping[str, Any], shape: ModelShape, *, of: str) -> Settings:
 
 
 def _is_right(config: Mapping[str, Any], name: str) -> bool:
-    """Returns whether a value is one that is obeyed or changes nothing."""
+    """Returns whether our adapters can have a setting, or it changes nothing."""
     value = config[name]
     if name in _NEEDED:
         return any(value is allowed for allowed in _NEEDED[name])

@@ -112,7 +112,7 @@ class Bucket:
         return picked
 
     def is_whole(self, copy: Copy) -> bool:
-        """Returns whether all objects of a copy are those published; tells if not.
+        """Returns whether all objects of a copy are as published; prints it if not.
 
         Raises:
           CheckpointError: They cannot be read.
@@ -351,6 +351,6 @@ def _digest_of_file(path: pathlib.Path) -> str:
 
 
 def _combine(digests: Mapping[str, str]) -> str:
-    """Returns the digest of a folder, given those of its files by path."""
+    """Returns the digest of a folder, given the digests of its files by path."""
     lines = "".join(f"{path} {digests[path]}\n" for path in sorted(digests))
     return _digest(lines.encode())[:32]

@@ -61,7 +61,7 @@ def of_tree(tree: Params) -> dict[str, str]:
 
 
 def check(tree: Params, info: Manifest, folder: pathlib.Path) -> None:
-    """Raises CheckpointError unless tensors are those that a manifest tells of.
+    """Raises CheckpointError unless tensors have the digests of a manifest.
 
     Where it has no digests, as in release 0.1, the fingerprint of all tensors is
     compared; experts of 0.1 have neither, and are told of once.

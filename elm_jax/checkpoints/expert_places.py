@@ -25,7 +25,7 @@ _REPOSITORY = re.compile(r"([\w.\-]+/[\w.\-]+)(?:@([\w.\-/]+))?", re.ASCII)
 
 @contextlib.contextmanager
 def opened(place: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder that holds the expert of a place, as long as it is entered.
+    """Gives a folder with the expert of a place; the folder is there in the context.
 
     Args:
       place: As above.

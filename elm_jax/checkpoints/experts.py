@@ -147,7 +147,7 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 def _writer(params: Params) -> ocp.Checkpointer:
-    """Returns what writes parameters by itself, compressed if that is worth it."""
+    """Returns a writer of parameters, which compresses them where that is worth it."""
     orbax_logs.silence()
     alone = one_process.options()
     dtypes = {np.dtype(leaf.dtype) for leaf in trees.flatten(params).values()}

@@ -124,7 +124,7 @@ _GENERATION_IGNORED = ("_from_model_config", "transformers_version", "use_cache"
 def problems(
     settings: Mapping[str, Any], activations: str, ignored: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yields what of config.json would make another model than ours of the tensors.
+    """Yields fields of config.json with which the tensors are another model than ours.
 
     Args:
       settings: Content of config.json.
@@ -199,7 +199,7 @@ def _other_start(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _other_activation(settings: Mapping[str, Any], activations: str) -> Iterator[str]:
-    """Both fields are made of `feed_forward_proj`, but win where they are written."""
+    """Yields fields that follow from `feed_forward_proj`, but contradict it."""
     gated, _, name = activations.rpartition("-")
     name = "gelu_new" if activations == "gated-gelu" else name
     for field, meant in (("dense_act_fn", name), ("is_gated_act", bool(gated))):

@@ -45,7 +45,7 @@ def steps(leaves: Sequence[Leaf], rows: int) -> Iterator[list[np.ndarray]]:
 
 
 def cut(leaf: Leaf, rows: int) -> Iterator[np.ndarray]:
-    """Yields the parts of a leaf again, so many rows at once.
+    """Yields the values of a leaf in parts of another number of rows.
 
     A part within one of the leaf's own is a view of it. `held_rows` tells how much is
     in memory.
@@ -103,7 +103,7 @@ def ahead(parts: Iterable[Any]) -> Iterator[Any]:
 
 
 def next_of_each(iterators: Iterable[Iterator[Any]]) -> Iterator[Any]:
-    """Yields the next part of each iterator, None of one that has ended.
+    """Yields the next part of each iterator; None for an iterator that has ended.
 
     Threads make those of the following iterators meanwhile, so that one waits for the
     disk while another one's part is decompressed.

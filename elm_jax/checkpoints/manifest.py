@@ -169,7 +169,7 @@ class Manifest:
 
 
 def held_as(base_dtype: str) -> str:
-    """Returns what follows a base's name where people are told of it; "" for floats."""
+    """Returns how a base is held, for texts after its name; "" for floats."""
     return f", held as {base_dtype}" if base_dtype else ""
 
 

@@ -50,7 +50,7 @@ class Objects:
         store.write(key, content).result(timeout=_LOOK_SECS)
 
     def write(self, key: str, content: bytes) -> None:
-        """Writes an object, over one of this key."""
+        """Writes an object; it replaces an object with the same key."""
         open_store(self.url).write(key, content).result(timeout=_FILE_SECS)
 
     def _read(self, key: str, start: int, end: int | None) -> Any:

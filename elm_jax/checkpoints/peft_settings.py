@@ -166,7 +166,7 @@ def _contradictions(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def points_pattern(chosen: Iterable[str], every: Iterable[str]) -> str:
-    """Returns a pattern that of all insertion points finds the chosen ones.
+    """Returns a pattern that matches the chosen insertion points and no others.
 
     >>> points_pattern(["a/query", "b/query"], ["a/query", "b/query", "b/out"])
     '/(query)$'

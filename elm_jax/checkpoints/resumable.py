@@ -86,7 +86,7 @@ def save_expert(
 
 
 class _OtherBytesError(Exception):
-    """A finished leaf is not as it was listed."""
+    """The values of a finished leaf have another digest than the list has."""
 
 
 class _SourceError(Exception):

@@ -168,7 +168,7 @@ def _start(root: str, is_wanted: Callable[[str], bool]) -> list[tuple[str, Any]]
 
 @functools.lru_cache(maxsize=16)
 def _facts(content: bytes) -> _Facts:
-    """Returns what an item's file tells; experts of one kind have equal ones."""
+    """Returns the facts in an item's file; experts of one kind have equal facts."""
     facts = json_files.parse(content)
     if problems := json_files.misfits(facts, _Facts, known_only=True):
         raise ValueError(f"{ITEM_FILE}: {'; '.join(problems)}")

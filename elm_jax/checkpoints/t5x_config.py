@@ -86,7 +86,7 @@ def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _resolved(value: Any, bound: Mapping[str, Any]) -> Any:
-    """Returns a macro's value for the macro, and anything else as it is."""
+    """Returns the value of a macro; any other argument is returned unchanged."""
     is_macro = isinstance(value, str) and value.startswith("%")
     return bound.get(value[1:], value) if is_macro else value
 

@@ -135,7 +135,7 @@ class TrainStateStore:
             return sorted(self._open().all_steps())
 
     def name_last_good(self, most: int) -> str:
-        """Names the newest state of at most so many steps, and what is newer.
+        """Names the newest state of at most this many steps, and states that are newer.
 
         Args:
           most: Steps after which no state can be gone on from.
@@ -204,7 +204,7 @@ class TrainStateStore:
         )
 
     def _check_values(self, step: int, leaves: Mapping[str, Any]) -> None:
-        """Raises CheckpointError unless tensors are those that were saved.
+        """Raises CheckpointError unless the tensors have the digests of the saved ones.
 
         States that release 0.1 saved have no checksums.
         """

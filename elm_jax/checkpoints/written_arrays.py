@@ -89,7 +89,7 @@ def _part_shape(leaf: Leaf) -> list[int]:
 
 
 def piece(length: int, num_bytes: int) -> int:
-    """Returns in pieces of which length an axis is cut, so that chunks are no larger.
+    """Returns the length of pieces of an axis, so that chunks are not larger.
 
     That is its greatest divisor with which they are; the length itself where there is
     none, or only one with which chunks would be tiny.
@@ -185,7 +185,7 @@ class ItemWriter:
         }
 
     def finish(self) -> None:
-        """Writes what makes it an item."""
+        """Writes the files that make the folder an Orbax item."""
         facts = {
             "tree_metadata": dict(sorted(self._tree.items())),
             "use_ocdbt": not self._goes_on,

@@ -83,7 +83,7 @@ def compile_and_show(run: Run, shape: Any) -> int:
 
 @contextlib.contextmanager
 def kept_programs(*, is_dry: bool = False) -> Iterator[None]:
-    """Within the context programs are kept and taken where the flag says, if it does.
+    """Within the context, programs are kept in the flag's folder and read from it.
 
     At its end, also one by a signal or an error, a line says how many were taken and
     how many compiled. Enter it when all processes of the run have met: only the first

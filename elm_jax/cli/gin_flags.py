@@ -182,7 +182,7 @@ def _open_utf8(name: str) -> TextIO:
 
 
 def _expanded(name: str) -> str:
-    """Returns a path with `~` replaced: the shell does not do so within a flag."""
+    """Returns a path with `~` replaced, as the shell leaves it within a flag."""
     return str(paths.absolute(name)) if name.startswith("~") else name
 
 
@@ -209,7 +209,7 @@ def _find_files(gin_files: Sequence[str], folders: Sequence[str]) -> list[pathli
 
 
 def _let_import(folders: Iterable[str]) -> None:
-    """Lets gin files import modules of these folders, after all that is installed.
+    """Lets gin files import modules of these folders; installed modules come first.
 
     The packages `elm_jax` and `tasks` stay the project's own, even if a folder has
     others of these names: the finder of an editable install comes after the whole path.

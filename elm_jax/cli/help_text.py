@@ -120,7 +120,7 @@ def documented(part: type) -> Mapping[str, str]:
 
 
 def _held(value: Any) -> Iterator[Any]:
-    """Yields a configured dataclass and those in its fields."""
+    """Yields a configured dataclass and the dataclasses in its fields."""
     yield value
     for field in fields.of(type(value)):
         inner = getattr(value, field.name)

@@ -71,7 +71,7 @@ class Instruction:
         return sum(array.num_bytes for array in self.arrays)
 
     def called(self, *kinds: str) -> tuple[str, ...]:
-        """Returns names of computations that it calls by attributes of given names."""
+        """Returns the computations that the instruction calls by these attributes."""
         names: list[str] = []
         for kind in kinds:
             pattern = rf"\b{kind}=(\{{[^}}]*\}}|%[\w.\-]+)"

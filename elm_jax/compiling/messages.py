@@ -51,7 +51,7 @@ class Collective:
     num_bytes: int
 
     def secs(self, target: targets.Target) -> float:
-        """Returns the least time that they take, sent around a ring.
+        """Returns the least time that the messages take, sent around a ring.
 
         Args:
           target: The devices.
@@ -85,7 +85,7 @@ def sent_by(instruction: hlo.Instruction, num_devices: int) -> Iterator[Collecti
 
 
 def is_continued(instruction: hlo.Instruction) -> bool:
-    """Whether an instruction stands for a message that another one has begun.
+    """Whether an instruction continues a message that an earlier instruction began.
 
     A TPU's compiler lets fusions compute while a message is sent. It writes the message
     into each of them, and counts flags from -1 where it begins.

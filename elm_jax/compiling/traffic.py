@@ -76,7 +76,7 @@ def _inside(instruction: hlo.Instruction, module: hlo.Module) -> _Computation:
 
 
 def _read_of(place: int, fused: _Computation, module: hlo.Module) -> int:
-    """Returns how much of an operand of a fusion is read, fusions in it looked into."""
+    """Returns the bytes of a fusion's operand that are read, also by inner fusions."""
     (parameter,) = (
         part
         for part in fused.values()
@@ -133,10 +133,10 @@ def _written(root: hlo.Instruction, fused: _Computation, module: hlo.Module) -> 
 
 
 def _receives(instruction: hlo.Instruction, value: hlo.Instruction) -> bool:
-    """Whether it ends a message that lies in a value, which nothing moves then."""
+    """Whether an instruction ends a message whose bytes lie in a value already."""
     return _IS_DONE in instruction.attributes and instruction.arrays == value.arrays
 
 
 def _is_counted_elsewhere(instruction: hlo.Instruction) -> bool:
-    """Whether it stands for a message whose bytes count where it was begun."""
+    """Whether an instruction belongs to a message whose bytes count at its start."""
     return messages.is_continued(instruction) or _IS_DONE in instruction.attributes

@@ -203,7 +203,7 @@ def _read(
     key: Mapping[str, Any] | None = None,
     is_checked: bool = True,
 ) -> token_store.TokenizedDataset:
-    """Returns the cache in a folder, which has to be of a key if one is given."""
+    """Returns the cache in a folder; if a key is given, the cache must have it."""
     try:
         manifest = _manifest(folder)
         if key is not None and manifest["key"] != json.loads(json.dumps(key)):

@@ -55,7 +55,7 @@ class FunctionTemplate:
         return hashlib.sha256(code.encode()).hexdigest()
 
     def load(self, templates_dir: str) -> "FunctionTemplate":
-        """Returns itself, as `TemplateRef.load` returns what it names."""
+        """Returns the template itself, as `TemplateRef.load` does."""
         del templates_dir
         return self
 

@@ -55,7 +55,7 @@ def each_rendered(
     split: str,
     limits: limited.Limits,
 ) -> Iterator[tuple[int, sources.Record, Found]]:
-    """Yields places and rows with what a template makes of those that are mappings.
+    """Yields places and rows; for a row that is a mapping also its rendered texts.
 
     While some rows are used here, the next ones are rendered in the other process.
 
@@ -120,7 +120,7 @@ def _chunks(
 
 
 def _ahead(do: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """Yields what `do` gives for each item; the next one is done meanwhile."""
+    """Yields `do(item)` for each item; threads compute the next ones meanwhile."""
     pool = concurrent.futures.ThreadPoolExecutor(2)
     try:
         waiting: collections.deque[concurrent.futures.Future[_R]] = collections.deque()
@@ -203,7 +203,7 @@ def _answer(outcomes: Iterable[Found | errors.TemplateError]) -> bytes:
 
 
 def _unpacked(answer: bytes) -> list[Found]:
-    """Returns the outcomes of an answer; raises TemplateError where one was raised."""
+    """Returns the outcomes of an answer; raises the worker's TemplateError, if any."""
     (size,) = _HEADER.unpack_from(answer)
     start = _HEADER.size + size
     kinds, lengths = json.loads(_decoded(answer[_HEADER.size : start]))

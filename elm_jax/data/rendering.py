@@ -260,7 +260,7 @@ def _each_rendered(
     split: str,
     limits: limited.Limits,
 ) -> Iterator[tuple[int, sources.Record, _Found]]:
-    """Yields places and rows with what a template makes of those that are mappings."""
+    """Yields places and rows; for a row that is a mapping also its rendered texts."""
     if limited_rendering.is_strange(template):
         yield from limited_rendering.each_rendered(rows, template, split, limits)
         return

@@ -203,7 +203,7 @@ def check_sentinels(length: int, vocabulary: vocabulary.SentencePiece) -> None:
 
 
 def num_tokens(inputs: np.ndarray) -> int:
-    """Returns how many tokens an input has without its end token, if it has one."""
+    """Returns the number of tokens of an input, without an end token."""
     return len(inputs) - int(len(inputs) > 0 and inputs[-1] == EOS_ID)
 
 

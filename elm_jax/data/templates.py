@@ -111,7 +111,7 @@ class Template:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def load(self, templates_dir: str) -> "Template":
-        """Returns itself, as `TemplateRef.load` returns what it names."""
+        """Returns the template itself, as `TemplateRef.load` does."""
         del templates_dir
         return self
 

@@ -168,7 +168,7 @@ def _encoded(
 
 
 def _cut(rows: token_store.Ragged, length: int) -> token_store.Ragged:
-    """Returns rows of at most `length` tokens; a row keeps the end token it had."""
+    """Returns rows of at most `length` tokens; a cut row keeps its end token."""
     is_cut = rows.lengths > length
     if not is_cut.any():
         return rows

@@ -235,7 +235,7 @@ def _by_shape(
     added_later: tuple[str, ...],
     known_only: bool,
 ) -> tuple[list[str], list[tuple[str, Any]]]:
-    """Returns what is wrong with an object's names, and whose values to look at.
+    """Returns problems of an object's names, and the names whose values to check.
 
     That is, with their annotations, those of which not every value of its type fits.
     The lines of a file share a few shapes.
@@ -270,7 +270,7 @@ def _plain_types(hint: Any) -> frozenset[type]:
 
 
 def _misfits_within(place: str, value: Any, hint: Any) -> Iterator[str]:
-    """Yields what is wrong with a value and, where it is of objects, with these."""
+    """Yields problems of a value, and of objects within it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.NotRequired:
         yield from _misfits_within(place, value, arguments[0])

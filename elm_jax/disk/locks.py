@@ -20,7 +20,7 @@ _STOPPED = ("T", "t")  # by a signal, or by a debugger
 
 
 def take(handle: int, *, wait: bool = True, of: object = "") -> bool:
-    """Takes the lock of an open file for this process, and tells whether it has it.
+    """Takes the lock of an open file for this process; returns whether it got it.
 
     Where the file system has no locks, this says so and counts as taken: whoever
     starts processes there must not start two for one job.
@@ -45,7 +45,7 @@ def take(handle: int, *, wait: bool = True, of: object = "") -> bool:
 
 
 def try_take(handle: int) -> bool:
-    """Takes the lock of an open file if it is free, and tells whether it was.
+    """Takes the lock of an open file if it is free; returns whether it was free.
 
     Raises:
       NotImplementedError: The file system has no locks.

@@ -18,7 +18,7 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `seal` was given; what has no hash comes back as it is.
+    """Returns the content that `seal` was given; content without a hash unchanged.
 
     Raises:
       ValueError: The hash is another object's.

@@ -43,7 +43,7 @@ def file(path: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new empty folder in a hidden one beside `path`; removes what stays."""
+    """Yields a new empty folder in a hidden one beside `path`; then removes both."""
     handle, hidden = _new_folder(path)
     content = hidden / _CONTENT
     try:
@@ -135,7 +135,7 @@ def last_change(path: pathlib.Path) -> float:
 
 
 def discard(path: pathlib.Path) -> None:
-    """Removes a folder at once for others, who may make another one under its name."""
+    """Renames a folder, so that its name is free at once, then removes it."""
     discarded = path.with_name(f"{_start(path.name)}{secrets.token_hex(4)}{_ENDING}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, discarded)

@@ -67,7 +67,7 @@ def folder(
 
 
 def remove_left(path: pathlib.Path, *, but: pathlib.Path | None = None) -> None:
-    """Removes what dead makers of a folder left beside it, whatever their recipe.
+    """Removes hidden folders beside `path` of dead processes, of any recipe.
 
     Args:
       path: The folder that they were to make.

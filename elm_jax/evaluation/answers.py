@@ -37,5 +37,5 @@ def number(texts: Sequence[str]) -> np.ndarray:
 
 
 def are_any_apart(row: Choices) -> bool:
-    """Returns whether a model's score can depend on which choice it is of."""
+    """Returns whether choices differ, so that a model's scores of them can differ."""
     return len({choice.tobytes() for choice in row.choices}) > 1

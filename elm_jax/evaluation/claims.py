@@ -144,7 +144,7 @@ def _line(row: results.ResultRow) -> str:
 
 
 def _is_positive(gap: results.Interval) -> bool | None:
-    """Returns the sign that the whole interval has, or None if it holds zero."""
+    """Returns whether the whole interval is positive; None if it includes zero."""
     if math.isnan(gap.low) or gap.low <= 0.0 <= gap.high:
         return None
     return gap.low > 0.0

@@ -49,7 +49,7 @@ class Comparison(NamedTuple):
 
 
 class SignTest(NamedTuple):
-    """How many rows the one of two models gets better, and how many the other.
+    """How many rows the first of two models gets better, and how many the second.
 
     Attributes:
       wins: Rows on which the first has the greater mean over prompts.
@@ -142,7 +142,7 @@ def sign_test(first: statistics.Columns, second: statistics.Columns) -> SignTest
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values as they stand beside each other, corrected by Holm's steps.
+    """Returns p-values of several tests, corrected by Holm's method.
 
     >>> holm([0.01, 0.5, 0.03])
     [0.03, 0.5, 0.06]

@@ -104,7 +104,7 @@ def rank(
 
 
 class Drawn(NamedTuple):
-    """What a choice scores beside what others like it do, that luck made.
+    """The score of a choice, and scores of random choices of the same form.
 
     Attributes:
       score: Of the choice, in the unit of the scores.

@@ -129,7 +129,7 @@ class Estimate:
     is_mirrored: bool = False
 
     def of(self, dataset: str) -> "Estimate":
-        """Returns the part that is of one dataset."""
+        """Returns the estimate of one dataset."""
         j = self.datasets.index(dataset)
         return Estimate(
             (dataset,),
@@ -185,7 +185,7 @@ class Estimate:
         return max(float(high - low) / (2 * _NORMAL), float(self.error.std()))
 
     def reach(self, normal: float) -> float:
-        """Returns how many standard errors are as unlikely as some of a normal one."""
+        """Returns how many standard errors are as unlikely as `normal` normal ones."""
         if math.isinf(self._freedom):
             return normal
         return -float(special.stdtrit(self._freedom, special.ndtr(-normal)))
@@ -274,7 +274,7 @@ def estimate(
 def of_trainings(
     of_rows: Estimate, by_training: np.ndarray, draws: Draws, *, who: str
 ) -> Estimate:
-    """Returns an estimate whose errors are those of its trainings, too.
+    """Returns an estimate whose errors include the variance over trainings.
 
     Args:
       of_rows: The estimate with the errors of rows alone.
@@ -335,7 +335,7 @@ def _of_dataset(
 
 
 def scale_up(num_rows: int) -> float:
-    """Returns by how much what resamples of so many rows miss is too little."""
+    """Returns the factor that corrects the too small errors of resamples of n rows."""
     return math.sqrt(num_rows / (num_rows - 1))
 
 

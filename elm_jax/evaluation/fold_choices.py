@@ -45,7 +45,7 @@ class Part:
         return self.tables[0].shape
 
     def with_folds(self, draws: estimates.Draws, number: int) -> "Part":
-        """Returns the same with its rows dealt out into so many folds."""
+        """Returns the part with its rows divided into this many folds."""
         fold_of = draws.folds(self.dataset, len(self.ids), number)
         folds = tuple(np.flatnonzero(fold_of == k) for k in range(number))
         return dataclasses.replace(self, folds=folds)
@@ -223,7 +223,7 @@ class Luck:
 
 
 class Choice:
-    """Choices by some resamples, and what they get.
+    """Choices of experts by some resamples, and the scores of these choices.
 
     Args:
       parts: The results, by dataset.
@@ -327,7 +327,7 @@ def _sums(of: Part, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_other_trainings(sums: np.ndarray) -> np.ndarray:
-    """Returns, for each training, the mean over the others; itself if there is one."""
+    """Returns, for each training, the mean over the others; for a single one itself."""
     if len(sums) == 1:
         return sums
     return (sums.sum(axis=0) - sums) / (len(sums) - 1)

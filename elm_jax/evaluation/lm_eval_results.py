@@ -29,13 +29,13 @@ _FILTER = "none"  # answers are taken as they are
 
 
 def file_name(timestamp: float) -> str:
-    """Returns what it calls a file of results of a time, in seconds since 1970."""
+    """Returns the harness's name of a results file, by seconds since 1970."""
     date = datetime.datetime.fromtimestamp(timestamp, datetime.UTC).replace(tzinfo=None)
     return f"results_{date.isoformat().replace(':', '-')}.json"
 
 
 def folder_name(model: str) -> str:
-    """Returns the folder in which it keeps a model's files.
+    """Returns the name of the harness's folder for a model's files.
 
     >>> folder_name("retrieved (settings a/b)")
     'retrieved (settings a__b)'
@@ -151,7 +151,7 @@ def _of_task(
 def _error(
     row: ResultRow, load: Callable[[ResultRow], Mapping[str, np.ndarray]]
 ) -> float | str:
-    """Returns the standard error of a mean over examples, as it computes it."""
+    """Returns the standard error of a mean over examples, as the harness does."""
     values = load(row).get(row.metric) if row.per_example_path else None
     if values is None or len(values) < 2:
         return _NOT_TOLD

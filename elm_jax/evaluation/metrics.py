@@ -25,7 +25,7 @@ _TOKEN = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+|[^\w\s]|_")
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric and what it is made of.
+    """A metric, its function and its fields.
 
     Attributes:
       name: Name of the metric.

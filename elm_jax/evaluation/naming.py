@@ -45,7 +45,7 @@ def newest(
     rows: Iterable[results.ResultRow],
     current: Mapping[Folder, str] = types.MappingProxyType({}),
 ) -> RowColumns:
-    """Returns rows without those that later ones replace.
+    """Returns the rows that no later row replaces.
 
     Of a strategy the newest row of each task counts: what `retrieved` stands for
     changes when its library grows; where the same library was scored with several
@@ -118,7 +118,7 @@ def _alive(
 
 
 def _of_newest_library(rows: RowColumns, dead: Collection[str]) -> RowColumns:
-    """Returns rows without those of strategies that newer libraries replace.
+    """Returns rows without a strategy's rows of older libraries.
 
     Of a library the rows of all training seeds stay, unless experts behind them have
     been replaced. Where several people score libraries side by side, one of these
@@ -237,7 +237,7 @@ def _where(row: results.ResultRow) -> str:
 
 
 def strategies_told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
-    """Returns rows in which strategies of one name and other options have other names.
+    """Returns rows in which strategies of one name get names that tell their options.
 
     Args:
       rows: Under the names that the file has.
@@ -263,7 +263,7 @@ def strategies_told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
 
 
 def told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
-    """Returns rows in whose `expert` each expert has a name of its own.
+    """Returns rows with a different `expert` name for each expert.
 
     An expert that shares its name with another gets what tells the two apart in
     brackets: its folder, else also its training seed and steps, else its fingerprint.
@@ -297,7 +297,7 @@ def told_apart(rows: Sequence[results.ResultRow]) -> RowColumns:
 
 
 def averaged(rows: Iterable[results.ResultRow]) -> RowColumns:
-    """Returns rows in which the trainings of an expert are one row, of their means.
+    """Returns rows with one row for all trainings of an expert: their mean.
 
     Args:
       rows: As `told_apart` returns them.
@@ -335,7 +335,7 @@ def _nothing(_: Sequence[Any]) -> None:
 
 
 def _greatest(values: Sequence[float | None]) -> float | None:
-    """Returns the greatest value; None if one of them is not known."""
+    """Returns the greatest value; None if a value is not known."""
     numbers = [value for value in values if value is not None]
     return max(numbers) if len(numbers) == len(values) else None
 

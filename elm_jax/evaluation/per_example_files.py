@@ -88,7 +88,7 @@ class Records:
     def append(
         self, cell: Cell, arrays: Mapping[str, np.ndarray], ends: Mapping[str, int]
     ) -> Place:
-        """Writes a record, unless it is there and no row names it.
+        """Appends a record, unless an equal record is there that no row names yet.
 
         Args:
           cell: What was scored.

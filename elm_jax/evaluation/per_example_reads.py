@@ -79,7 +79,7 @@ def _end_of_part(places: Sequence[_Place], start: int) -> int:
 def _together(
     rows_path: pathlib.Path, places: Sequence[_Place], only: Collection[str]
 ) -> list[_Arrays] | None:
-    """Returns the arrays of records of one file; None if something is not as usual."""
+    """Returns the arrays of records of one file; None if they need the slower way."""
     path = os.path.join(rows_path.parent, f"{places[0].path}")
     with record_files.opened(path) as file:
         if file is None:
@@ -119,7 +119,7 @@ def _parts(column: Any) -> list[np.ndarray]:
 def _records(
     file: record_files.OpenFile, places: Sequence[_Place]
 ) -> list[bytes | memoryview]:
-    """Returns records, those that follow each other read at once."""
+    """Returns records; records that follow each other are read at once."""
     offsets = [place.offset or 0 for place in places]
     lengths = [place.length or 0 for place in places]
     ends = [offset + length for offset, length in zip(offsets, lengths, strict=True)]

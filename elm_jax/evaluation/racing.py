@@ -88,7 +88,7 @@ class Racing:
 
 
 def _chance_of(wins: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Returns the chance of so many wins, or more, where losses are as likely."""
+    """Returns the chance of this many wins or more, if losses are as likely as wins."""
     return np.where(wins > 0, special.bdtrc(wins - 1, wins + losses, 0.5), 1.0)
 
 

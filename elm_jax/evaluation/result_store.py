@@ -144,7 +144,7 @@ class ResultStore:
         return is_newest or self._known()[key] != row.value
 
     def _read_others(self, file: io.FileIO) -> None:
-        """Reads the rows that other processes have added since this one has looked."""
+        """Reads the rows that other processes have added since the last read."""
         _mend(file)
         num_bytes = file.seek(0, os.SEEK_END)
         if num_bytes < self._read.num_bytes:  # somebody has made it anew
@@ -154,7 +154,7 @@ class ResultStore:
         self._read_on()
 
     def _read_on(self) -> bool:
-        """Reads the lines after those that were read.
+        """Reads the lines that were not read yet.
 
         Returns:
           Whether the last one has no end.
@@ -237,7 +237,7 @@ class ResultStore:
             self._add(file, new)
 
     def finish(self) -> None:
-        """Sees to it that the file opens fast, when many rows were added."""
+        """Writes the cache by which the file opens fast, if many rows were added."""
         self._keep_rows_if_many(0)
 
     def _keep_rows_if_many(self, num_kept: int) -> None:
@@ -264,7 +264,7 @@ class ResultStore:
     def per_examples(
         self, rows: RowColumns, *, only: Sequence[str]
     ) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yields the same of many rows, one after another, much faster.
+        """Yields what `per_example` returns for each of many rows, much faster.
 
         Args:
           rows: Some that the store has.

@@ -57,7 +57,7 @@ NOTHING = Covered(row_columns.EMPTY, 0, 0, xxhash.xxh3_128())
 
 
 def load(path: pathlib.Path) -> Covered:
-    """Returns the rows of a file's first lines, as far as they are kept; or `NOTHING`.
+    """Returns the cached rows of a file's first lines; `NOTHING` without a cache.
 
     Args:
       path: The file of lines.
@@ -86,7 +86,7 @@ def load(path: pathlib.Path) -> Covered:
 
 
 def save(path: pathlib.Path, covered: Covered) -> None:
-    """Keeps rows, if they can be kept and the folder can be written.
+    """Caches rows, if the cache can hold them and the folder can be written.
 
     Args:
       path: The file of lines.

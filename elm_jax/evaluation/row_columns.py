@@ -80,7 +80,7 @@ class Groups(NamedTuple):
         return np.bincount(self.of, minlength=len(self.firsts))
 
     def have(self, is_true: np.ndarray) -> np.ndarray:
-        """Returns bool [groups]: whether something is true of one of its rows."""
+        """Returns bool [groups]: whether a mask is true for a row of the group."""
         return np.bincount(self.of, is_true, minlength=len(self.firsts)) > 0
 
     def members(self) -> list[np.ndarray]:
@@ -169,7 +169,7 @@ class RowColumns(Sequence[ResultRow]):
         return self._open[name]
 
     def take(self, places: np.ndarray) -> "RowColumns":
-        """Returns some of the rows: of these places, or where a mask is true."""
+        """Returns the rows at these places, or where a mask is true."""
         if places.dtype == bool:
             (places,) = np.nonzero(places)
         return RowColumns(len(places), lambda name: self.coded(name).take(places))
@@ -227,7 +227,7 @@ class RowColumns(Sequence[ResultRow]):
 
 
 def of(rows: Iterable[ResultRow]) -> RowColumns:
-    """Returns rows in columns; those that are come back."""
+    """Returns rows in columns; `RowColumns` are returned unchanged."""
     if isinstance(rows, RowColumns):
         return rows
     every = [*rows]
@@ -272,7 +272,7 @@ def are_single_experts(rows: RowColumns) -> np.ndarray:
 
 
 def _key(value: Any) -> tuple[type, Any]:
-    """Returns what tells a value of a field from others; of a mapping its items."""
+    """Returns a hashable key of a field's value; for a mapping, of its items."""
     if isinstance(value, Mapping):
         return Mapping, tuple(value.items())
     return type(value), value

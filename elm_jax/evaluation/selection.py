@@ -153,7 +153,7 @@ def grid(
 
 
 def _numbered(field: Coded, numbers: Mapping[str, int]) -> np.ndarray:
-    """Returns the number of each row's value; -1 for those of no row."""
+    """Returns the number of each row's value; -1 for a value of no row."""
     return np.array([numbers.get(value, -1) for value in field.values])[field.codes]
 
 

@@ -78,7 +78,7 @@ def values_of(row: results.ResultRow, arrays: Mapping[str, np.ndarray]) -> np.nd
 
 
 def unusable(row: results.ResultRow, problem: str) -> errors.DataError:
-    """Returns the error that a row cannot be one of those of a model."""
+    """Returns the error for a row that cannot count among the rows of a model."""
     return errors.DataError(
         found=f"{problem} for {row.metric} of {row.expert} on {row.task}",
         expected="one row with per-example values for each task",

@@ -142,7 +142,7 @@ def _components(cube: np.ndarray) -> _Components:
 
 
 def _effect(cube: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Returns what an effect adds to those that it holds; other axes have length 1."""
+    """Returns the pure effect of the axes `key`; other axes have length 1."""
     other_axes = tuple(i for i in range(3) if i not in key)
     effect = cube.mean(axis=other_axes, keepdims=True)
     for axis in key:

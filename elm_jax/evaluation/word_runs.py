@@ -16,7 +16,7 @@ _FILTER_BYTES = 16  # for each hash of a set: one in 16 of others passes
 
 
 class HashSet:
-    """A set of hashes, of which most others are quickly known not to be in it.
+    """A set of hashes that quickly rules out most hashes that are not in it.
 
     Args:
       hashes: uint64 [hashes], in ascending order.
@@ -71,7 +71,7 @@ class Runs:
         return hashes[begins], begins
 
     def in_set(self, size: int, hash_set: HashSet) -> np.ndarray:
-        """Returns hashes of runs of so many words that are in a set."""
+        """Returns hashes of runs of this many words that are in a set."""
         hashes = self._all(size)
         (begins,) = np.nonzero(hash_set.are_in(hashes))
         ends = self._offsets[np.searchsorted(self._offsets, begins, "right")]
@@ -95,7 +95,7 @@ def blocks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns the numbers from each beginning on, as many as are counted for it.
+    """Returns the ranges of numbers with these beginnings and lengths, end to end.
 
     >>> ranges(np.array([5, 9]), np.array([2, 3]))
     array([ 5,  6,  9, 10, 11])

@@ -156,7 +156,7 @@ class Catalogue:
                 self._append(entry)
 
     def check_new(self, expert_dirs: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-        """Returns those of some folders whose experts are not listed; changes nothing.
+        """Returns the folders whose experts are not listed yet; changes nothing.
 
         Raises:
           ElmError: As `list_once` would, of the first that cannot be listed.

@@ -15,7 +15,7 @@ BATCH_SIZE = 8
 
 
 class EncoderEmbedder:
-    """Embeds texts with functions that it is given; a `types.Embedder`.
+    """Embeds texts with given functions; a `types.Embedder`.
 
     The same texts give the same bits, whatever else was embedded before: an expert's
     keys do not depend on its neighbours in the library.

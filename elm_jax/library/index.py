@@ -118,7 +118,7 @@ class Index:
         return tuple(expert.name for expert in self.experts)
 
     def check_has(self, names: Iterable[str]) -> None:
-        """Raises LibraryError unless all of some experts have keys, one or more."""
+        """Raises LibraryError unless there are experts, and all of them have keys."""
         experts = sorted(set(names))
         unknown = sorted(set(experts) - set(self.names))
         if unknown or not experts:
@@ -210,7 +210,7 @@ def extend(
 def open_made_by(
     index_dir: str | pathlib.Path, *, embedder: Embedder, settings: IndexSettings
 ) -> Index | None:
-    """Returns the index of a folder, which others can be added to; None without one.
+    """Returns the index of a folder, to which experts can be added; None without one.
 
     Args:
       index_dir: The library's folder.

@@ -46,7 +46,7 @@ class Retrieval:
         return self.votes[0][0]
 
     def ranked(self, by: By) -> tuple[tuple[str, float], ...]:
-        """Returns the experts that any query asks for, with what ranks them.
+        """Returns the experts with votes or similarities, in the order of these.
 
         Greatest first, equal ones by name. Sums have six digits, so that the noise of
         other batches does not tell in them; a similarity below 0 counts as 0.

@@ -17,7 +17,7 @@ def ranked(
     by: retrieval.By,
     experts: Collection[str] | None = None,
 ) -> tuple[tuple[str, float], ...]:
-    """Returns experts with what ranks them, greatest first, equal ones by name.
+    """Returns experts with votes or similarities, greatest first, equal ones by name.
 
     With one key, by votes, these are the votes of `retrieval.retrieve`.
 
@@ -78,7 +78,7 @@ def ranked_by_means(
 
 
 def _direction(vectors: np.ndarray) -> np.ndarray:
-    """Returns the mean of vectors as a unit vector; zeros where it is 0."""
+    """Returns the mean of vectors, scaled to norm 1; zeros for a mean of 0."""
     mean = vectors.mean(axis=0, dtype=np.float64)
     return mean / max(float(np.linalg.norm(mean)), np.finfo(float).tiny)
 

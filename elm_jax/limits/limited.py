@@ -60,12 +60,12 @@ _current = DEFAULT
 
 
 def current() -> Limits:
-    """Returns the limits of this process, for work that is given no others."""
+    """Returns the limits of this process, which apply where a caller gives none."""
     return _current
 
 
 def use(limits: Limits) -> None:
-    """Makes limits those of this process."""
+    """Sets the limits of this process."""
     global _current  # noqa: PLW0603 - one value for all callers, as with a locale
     _current = limits
 
@@ -166,7 +166,7 @@ class Worker:
         return done
 
     def _alone(self, name: str, packed: bytes, items: Sequence[Any], index: int) -> Any:
-        """Returns what becomes of one item; at the second try in a new process."""
+        """Returns the outcome of one item; the second try is in a new process."""
         for is_last in (False, True):
             try:
                 return self._all(name, packed, items[index : index + 1])[0]
@@ -248,7 +248,7 @@ class _Process:
         return answers
 
     def _read(self, size: int) -> bytes:
-        """Returns so many bytes of the answers.
+        """Returns this many bytes of the answers.
 
         Raises:
           EOFError: The process ended before.

@@ -93,7 +93,7 @@ def aligned(
     *,
     reference: int,
 ) -> list[dict[str, np.ndarray]]:
-    """Returns experts whose bottlenecks have their units in the order of one's.
+    """Returns experts with the units of bottlenecks in the order of one expert.
 
     Args:
       experts: Their leaves by name.
@@ -120,7 +120,7 @@ Orders = Mapping[str, Sequence[Sequence[np.ndarray]]]
 
 
 def orders(experts: Sequence[Leaves], beside: Beside, *, reference: int) -> Orders:
-    """Returns the orders in which bottlenecks' units are those of one expert.
+    """Returns the orders in which bottlenecks' units fit those of one expert.
 
     Args:
       experts: Their leaves by name.

@@ -85,7 +85,7 @@ class ByName(MergeMethod):
         return "tensor"
 
     def check(self, num_experts: int) -> None:
-        """Raises ConfigError unless all weights are for so many experts."""
+        """Raises ConfigError unless all weights are for this many experts."""
         self.method.check(num_experts)
         for weights in self.weights_of.values():
             self.method.with_weights(weights).check(num_experts)

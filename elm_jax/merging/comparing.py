@@ -184,7 +184,7 @@ def _changes(part: Part) -> Iterator[tuple[views.View, np.ndarray]]:
 
 
 def _without_number(name: str) -> tuple[str, int]:
-    """Returns the name of a stack of layers, and which of them one is; else 0.
+    """Returns the name of a layer's stack, and the layer's number in it; else 0.
 
     >>> _without_number("encoder/layers_3/mlp/wi/kernel")
     ('encoder/layers/mlp/wi/kernel', 3)

@@ -113,7 +113,7 @@ def layer_of(
 
 
 def by_parts(layer: Layer, change_of: Callable[[Layer], np.ndarray]) -> np.ndarray:
-    """Returns what the merged expert changes, of what it changes in some rows.
+    """Returns what the merged expert changes, computed for some rows at a time.
 
     Args:
       layer: Of all experts.
@@ -127,7 +127,7 @@ def by_parts(layer: Layer, change_of: Callable[[Layer], np.ndarray]) -> np.ndarr
 
 
 def _of_half(factors: np.ndarray, half: views.Half) -> np.ndarray:
-    """Returns factors on one of two matrices that make those on their product."""
+    """Returns the factors on one of two matrices, by the factors on their product."""
     roots = np.sqrt(np.abs(factors))
     return np.copysign(roots, factors) if half == "second" else roots
 

@@ -27,7 +27,7 @@ _AT_ONCE = 1 << 20  # numbers whose sums are in memory
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MergeByStatistics(MergeMethod):
-    """A method that is always given statistics; `_merge_with` is what it does."""
+    """A method that always needs statistics; subclasses define `_merge_with`."""
 
     @property
     def unit(self) -> Unit:

@@ -103,7 +103,7 @@ class MergeMethod(abc.ABC):
     """Laws that it does not keep, with the reason."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for an option that it cannot have."""
+        """Raises ConfigError for an option with a value that it cannot have."""
         fields.check(self)
 
     @property
@@ -122,7 +122,7 @@ class MergeMethod(abc.ABC):
         return any(field.name == "weights" for field in dataclasses.fields(cls))
 
     def check(self, num_experts: int) -> None:
-        """Raises ConfigError unless the options are for so many experts."""
+        """Raises ConfigError unless the options are for this many experts."""
         weights: Sequence[float] = getattr(self, "weights", ())
         if num_experts < 1:
             combining.refuse(
@@ -152,7 +152,7 @@ class MergeMethod(abc.ABC):
         return dataclasses.replace(self, **{"weights": tuple(map(float, weights))})
 
     def weighted(self, num_experts: int) -> list[int]:
-        """Returns places of experts whose weight is not 0; the first, if all are."""
+        """Returns places of experts whose weight is not 0; the first, if all are 0."""
         weights = getattr(self, "weights", ()) or (1.0,) * num_experts
         return [place for place, weight in enumerate(weights) if weight != 0.0] or [0]
 
@@ -161,7 +161,7 @@ class MergeMethod(abc.ABC):
         return {"method": self.name, **dataclasses.asdict(self)}
 
     def layout(self, num_experts: int, rank: int) -> Layout:
-        """Returns how adapters will lie in the merge of so many experts.
+        """Returns how adapters will lie in the merge of this many experts.
 
         Args:
           num_experts: Those that are given; `check` must take so many.
@@ -232,7 +232,7 @@ class MergeMethod(abc.ABC):
         return self._merge(experts, base, beside)
 
     def _layout(self, num_experts: int, rank: int) -> Layout:
-        """Returns how adapters lie in what `_merge` makes; who widens them tells."""
+        """Returns how adapters lie in the result of `_merge`; some methods widen."""
         del num_experts, rank
         return Layout()
 

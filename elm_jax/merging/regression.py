@@ -239,7 +239,7 @@ class RegMean(StatisticsMethod):
 def _moved(
     grams: Sequence[np.ndarray], order: Sequence[np.ndarray], axis: int
 ) -> Sequence[np.ndarray]:
-    """Returns what was measured of a parameter whose hidden units change places.
+    """Returns the statistics of a parameter whose hidden units are reordered.
 
     Args:
       grams: Of each expert, of one layer; one or more.

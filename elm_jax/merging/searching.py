@@ -123,7 +123,7 @@ def lorahub_by_gradient(
     penalty: float = 0.05,
     learning_rate: float = 0.1,
 ) -> Searched:
-    """Returns weights as `lorahub`, found by Adam; the best of all that it passes.
+    """Returns weights as `lorahub` does, found by Adam: the best point of its path.
 
     Args:
       loss: Of weights, and its gradient.

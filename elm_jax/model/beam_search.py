@@ -211,7 +211,7 @@ def _score(log_probs: Array, length: Array, spec: decoding_spec.BeamSearch) -> A
 
 
 def _gather(items: Array, beams: Array) -> Array:
-    """Returns [B, M, ...]: of [B, N, ...] the ones that [B, M] names, by input."""
+    """Returns [B, M, ...]: the elements of [B, N, ...] at places [B, M], by input."""
     return jax.vmap(lambda item, beam: item[beam])(items, beams)
 
 

@@ -176,7 +176,7 @@ _attend.defvjp(_forward, _backward, symbolic_zeros=True)
 
 @dataclasses.dataclass(frozen=True)
 class _Kernel:
-    """The kernel as JAX calls it, but for lanes and the gradient of the bias.
+    """The kernel as JAX calls it, without lanes and without the bias's gradient.
 
     Its methods take queries, keys, values, bias and lengths as `_attend` does; the bias
     may have all rows or one.
@@ -195,7 +195,7 @@ class _Kernel:
         return function(*arrays, *settings)
 
     def mix_and_keep(self, *parts: Any) -> tuple[Array, Array]:
-        """Returns the mixed values, and what gradients need beside them."""
+        """Returns the mixed values, and the residual that gradients need."""
         function, arrays, settings = self._call_of(*parts)
         mixed, residuals = function.fwd(*arrays, *settings)
         return mixed, residuals[-2]

@@ -66,7 +66,7 @@ def scale_of(name: str) -> str:
 
 
 def matrix_of(name: str) -> str:
-    """Returns the name of the matrix that a parameter belongs to, or that it is.
+    """Returns the name of a matrix, given its own name or the name of its scales.
 
     >>> matrix_of("encoder/layers/mlp/wo/kernel_scale")
     'encoder/layers/mlp/wo/kernel'

@@ -120,7 +120,7 @@ def _trace(
 
 
 def _depths(shape: config_lib.T5Config, sizes: set[int]) -> tuple[int, int]:
-    """Returns telling numbers of layers; `sizes` are those of a batch's axes."""
+    """Returns numbers of layers that no other axis has; `sizes` are a batch's."""
     fields = dataclasses.asdict(shape).values()
     used_sizes = sizes | {size for size in fields if isinstance(size, int)}
     encoder, decoder = [n for n in _TELLING if n not in used_sizes][:2]

@@ -22,7 +22,7 @@ _OF_INPUTS = re.compile(r"^encoder/|encoder_decoder_attention/(key|value)(_adapt
 
 
 def can_be_seen(name: str) -> bool:
-    """Returns whether a parameter is one of which it can be told what it multiplies."""
+    """Returns whether the inputs that a parameter multiplies can be read."""
     return name.rpartition("/")[2] in _ARGUMENTS
 
 

@@ -24,7 +24,7 @@ SplitRowsFn = Callable[[Array], Array]
 
 
 def keep_rows(x: Array) -> Array:
-    """Returns activations as they are; the compiler decides where they lie."""
+    """Returns activations unchanged; the compiler decides where they lie."""
     return x
 
 

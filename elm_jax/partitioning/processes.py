@@ -136,7 +136,7 @@ def complete(
 
 
 def _fill(preferred: Membership, fallback: Membership) -> Membership:
-    """Returns the first membership, with the second's values where it has none."""
+    """Returns the first membership; where it lacks a value, with the second's."""
     empty = Membership()
     missing = {
         field.name: getattr(fallback, field.name)

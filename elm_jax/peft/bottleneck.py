@@ -218,7 +218,7 @@ class Bottleneck(kinds.AdapterKind):
         return getattr(nn, self.activation)(hidden + bias)
 
     def repeated(self, times: int) -> "BottleneckSum":
-        """Returns the spec of one bottleneck as wide as so many."""
+        """Returns the spec of one bottleneck as wide as this many."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         count = fields.pop("count", 1) * times
         return BottleneckSum(**fields | {"kind": "bottleneck_sum", "count": count})

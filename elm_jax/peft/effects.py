@@ -84,7 +84,7 @@ def neutral(params: Params) -> dict[str, Any]:
 def repeated(
     spec: adapters.AdapterSpec, times: int, rank: int = 0
 ) -> adapters.AdapterSpec:
-    """Returns the spec of so many adapters of one spec beside each other.
+    """Returns the spec of this many adapters of one spec beside each other.
 
     >>> repeated(lora.Lora(rank=4, alpha=8.0), 3)
     Lora(kind='lora', rank=12, alpha=24.0, rank_stabilized=False, dropout=0.0, \
@@ -105,7 +105,7 @@ targets='/(query|value)$')
 
 
 def common(specs: Sequence[adapters.AdapterSpec]) -> adapters.AdapterSpec:
-    """Returns the one spec that adapters of several can be written in.
+    """Returns the one spec in which adapters of several specs can be written.
 
     LoRAs may differ in rank, scale and dropout, bottlenecks in their width and how they
     start. The result is the widest one; of several, the last in the order of their
@@ -143,7 +143,7 @@ targets='/(query|value)$')
 def _with_width_of(
     widest: adapters.AdapterSpec, spec: adapters.AdapterSpec
 ) -> adapters.AdapterSpec:
-    """Returns a spec with the width of another one, and all that changes no effect."""
+    """Returns a spec with the width, and the options without effect, of another."""
     names: tuple[str, ...] = ()
     if isinstance(spec, lora.Lora) and isinstance(widest, lora.Lora):
         names = "rank", "alpha", "rank_stabilized", "dropout"

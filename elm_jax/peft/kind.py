@@ -76,7 +76,7 @@ class AdapterKind(abc.ABC):
         """
 
     def repeated(self, times: int) -> "AdapterKind":
-        """Returns the spec of so many adapters beside each other, `times` > 1.
+        """Returns the spec of `times` adapters beside each other, `times` > 1.
 
         It is itself where nothing is put beside (`beside` is empty).
         """
@@ -98,7 +98,7 @@ class AdapterKind(abc.ABC):
     def fold(
         self, path: str, parts: Mapping[str, np.ndarray], kernels: dict[str, Any]
     ) -> None:
-        """Changes the base's matrices so that they do what an adapter did.
+        """Changes the base's matrices so that they have the effect of an adapter.
 
         Args:
           path: The adapted projection, such as `encoder/layers/mlp/wo`.

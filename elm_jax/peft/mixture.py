@@ -152,7 +152,7 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class _Unbound:
-    """Hides a module from flax, which would make it a part of the one that has it."""
+    """Hides a module from flax, which would else make it a submodule."""
 
     module: nn.Module
 

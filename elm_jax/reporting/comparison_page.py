@@ -54,7 +54,7 @@ class Comparison(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two experts and how they differ; NaN for what is not defined."""
+    """Two experts and measures of their difference; NaN for an undefined measure."""
 
     first: str
     second: str
@@ -88,7 +88,7 @@ class Shown:
 
     @classmethod
     def of(cls, names: Sequence[str], comparison: Comparison) -> "Shown":
-        """Returns what is shown of a comparison of experts of these names."""
+        """Returns what the page shows of a comparison of experts with these names."""
         tables = [
             comparison.cosine,
             comparison.mean("conflict"),

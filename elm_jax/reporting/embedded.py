@@ -36,6 +36,6 @@ def script(*names: str) -> markupsafe.Markup:
 
 
 def policy_of(script: str) -> str:
-    """Returns what a page's policy calls a script that it lets run: its hash."""
+    """Returns the hash by which a page's policy permits a script."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -46,7 +46,7 @@ class Answer:
 
     @property
     def verdict(self) -> str:
-        """Whether it is right, in words; else its score."""
+        """Whether the answer is right, in words; else its score."""
         if self.score is None:
             return "–"
         words = {100.0: "✓ right", 0.0: "✕ wrong"}

@@ -46,7 +46,7 @@ class Card:
 
 
 def render(card: Card) -> str:
-    """Returns a card as Markdown; what others wrote is shown as text, not drawn."""
+    """Returns a card as Markdown; texts of other authors are escaped."""
     parts = [f"# {tables.escape(card.name)}"]
     facts = (f"- {tables.escape(k)}: {tables.escape(v)}" for k, v in card.facts)
     parts += ["\n".join(facts), *map(_table, card.scores)]

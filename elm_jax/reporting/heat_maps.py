@@ -158,7 +158,7 @@ class _Drawing:
         return f'<a href="{markupsafe.escape(link)}">{shown}</a>' if link else shown
 
     def _link(self, name: str, j: int) -> str:
-        """Returns where examples are: of a mean, those of its first prompt."""
+        """Returns the link to examples; for a mean, to those of its first prompt."""
         keys = ((name, task) for task in self.tasks[j])
         return next((self.links[key] for key in keys if key in self.links), "")
 

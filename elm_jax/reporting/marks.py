@@ -107,7 +107,7 @@ def legend(rows: Sequence[results.ResultRow], *, shown: int = 3) -> tuple[str, .
 
 
 def _of_others(rows: RowColumns, *, shown: int) -> Iterator[str]:
-    """Yields sentences about rows that are among others, or were not compared."""
+    """Yields sentences about rows that are also training rows, or were not compared."""
     missing = []
     compared = rows.take(rows.coded("overlap_with").are(bool))
     for name, phrase in _OTHERS.items():

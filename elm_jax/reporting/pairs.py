@@ -83,7 +83,7 @@ class Pairs:
 
 
 def draw(pairs: Pairs) -> dict[str, Any]:
-    """Returns what the template prints: data for the script, and what they lack."""
+    """Returns what the template prints: data for the script, and what data lack."""
     codes: list[_Code] = []
     packed: list[list[bytes]] = [[] for _ in pairs.models]
     for task in pairs.tasks:
@@ -234,7 +234,7 @@ def _different(values: np.ndarray) -> np.ndarray:
 
 
 def _num_fitting(packed: Sequence[Sequence[bytes]]) -> int:
-    """Returns of how many models, the first ones, a page has room for the answers."""
+    """Returns the number of models, from the first on, whose answers fit on a page."""
     room = MOST_CHARACTERS
     for place, parts in enumerate(packed):
         room -= 4 * -(-sum(map(len, parts)) // 3)  # as base 64

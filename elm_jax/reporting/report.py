@@ -307,7 +307,7 @@ _COLUMN = ("task", "dataset", "prompt")
 def _placed(
     rows: row_columns.RowColumns, places: Mapping[str, int]
 ) -> tuple[float | None, ...]:
-    """Returns the values of one expert's rows, each in the place of its task."""
+    """Returns the values of one expert's rows, in the order of the tasks."""
     placed: list[float | None] = [None] * len(places)
     tasks, values = (rows.coded(name).listed() for name in ("task", "value"))
     for task, value in zip(tasks, values, strict=True):

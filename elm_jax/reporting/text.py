@@ -36,7 +36,7 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 
 def p_value(value: float) -> str:
-    """Returns a p-value to three decimals, or what it is below.
+    """Returns a p-value to three decimals, or the bound that it is below.
 
     >>> p_value(0.25), p_value(1e-9)
     ('0.250', '<0.001')

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 class Abstention(NamedTuple):
-    """What a threshold gives on the tasks that it was set on.
+    """Coverage and risk of a threshold, on the tasks by which it was chosen.
 
     Attributes:
       least: An expert is taken where the router's value is at least this.

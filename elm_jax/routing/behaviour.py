@@ -73,7 +73,7 @@ class ChoiceScores:
         num_tokens: Sequence[np.ndarray],
         answers: Sequence[np.ndarray],
     ) -> "ChoiceScores":
-        """Returns the scores of rows whose numbers of choices may differ.
+        """Returns the scores of rows, which may have different numbers of choices.
 
         Args:
           scores: Of each expert, for each row: float [choices].
@@ -126,7 +126,7 @@ class ChoiceScores:
 
 @dataclasses.dataclass(frozen=True)
 class WrittenScores:
-    """What experts think of the answers that they wrote themselves, one to each row.
+    """Experts' log-probabilities of the answers that they wrote, one for each row.
 
     Attributes:
       log_probs: Float64 [experts, rows], in nats, the end token included.
@@ -182,7 +182,7 @@ def gain_per_token(scores: ChoiceScores) -> np.ndarray:
 
 
 def entropy(scores: ChoiceScores) -> np.ndarray:
-    """Returns minus the mean entropy of answers, given that it is one of them.
+    """Returns minus the mean entropy over answers, with probabilities that sum to 1.
 
     Raises:
       DataError: No row has two answers.

@@ -86,7 +86,7 @@ class Logo(InputRouter):
 
     @property
     def observes_entropies(self) -> bool:
-        """Whether it is by entropies."""
+        """Whether the signal is an entropy."""
         return self.signal == "inverse_entropy"
 
     def weigh_inputs(self, observations: Seen, is_token: Array) -> Array:

@@ -117,7 +117,7 @@ def place_means(
 
 
 def without_preference(row: np.ndarray, means: Sequence[float]) -> np.ndarray:
-    """Returns the scores of a row's choices less the mean of each one's place.
+    """Returns the scores of a row's choices, each less the mean of its place.
 
     Choices of equal scores stay equal: the mean of their places is taken from each.
 

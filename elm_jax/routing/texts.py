@@ -56,7 +56,7 @@ def bm25(
 def votes(
     texts: Mapping[str, Sequence[str]], queries: Sequence[str]
 ) -> tuple[tuple[str, int], ...]:
-    """Returns experts by the queries whose likest text, by BM25, is theirs.
+    """Returns experts with the number of queries whose best text by BM25 they have.
 
     Args:
       texts: Of each expert, at least one.

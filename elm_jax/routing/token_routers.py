@@ -168,7 +168,7 @@ class EffectNorm(ScoreRouter):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CalibratedNorm(EffectNorm):
-    """The norm of an expert's effect, as a z-score among those on its own rows.
+    """The norm of an expert's effect, as a z-score by the norms on its own rows.
 
     Without it, experts that change much everywhere are chosen everywhere.
 

@@ -100,7 +100,7 @@ def with_behaviour(
     library_dir: pathlib.Path,
     run_id: str,
 ) -> list[queries.Question]:
-    """Returns questions with the behaviour of those experts that strategies look at.
+    """Returns questions with the behaviour of the experts that strategies look at.
 
     Args:
       questions: Each with the experts that may be chosen.

@@ -40,7 +40,7 @@ class CacheTasks(Run):
         }
 
     def run(self) -> None:
-        """Builds those that are not there; fails at the end if some cannot be built."""
+        """Builds missing token caches; fails at the end if some cannot be built."""
         pairs = self._pairs()
         self._check_folder(pairs)
         data = self.data.opened(self.place)

@@ -72,7 +72,7 @@ class Candidate:
 
     @property
     def is_merged(self) -> bool:
-        """Whether its parameters are not those of one expert or of the base."""
+        """Whether the candidate has other parameters than one expert or the base."""
         is_mean = self.method == averages.Uniform()
         return len(self.folders) > (1 if is_mean else 0)
 
@@ -83,7 +83,7 @@ class Candidate:
 
     @property
     def origin_text(self) -> str:
-        """The same as a text, which decides who scores it of several machines."""
+        """The origin as a text, which decides the machine that scores the candidate."""
         parts = [*map(str, self.folders)]
         if self.method != averages.Uniform():
             parts.append(f"{self.method}")
@@ -93,7 +93,7 @@ class Candidate:
 
     @property
     def models(self) -> tuple["Candidate", ...]:
-        """The candidates that are loaded and scored for it; of a pool, its experts."""
+        """The candidates that are loaded and scored; for a pool, its experts."""
         return (self,)
 
     @functools.cached_property
@@ -107,7 +107,7 @@ class Candidate:
         return self.manifests[0] if self.manifests else None
 
     def facts(self, beside: pathlib.Path) -> dict[str, Any]:
-        """Returns what result rows tell of it, beside its name.
+        """Returns the candidate's facts for result rows, beside its name.
 
         Args:
           beside: The folder from which the path to the expert's begins.

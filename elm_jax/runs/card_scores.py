@@ -39,7 +39,7 @@ def intervals(
 
 
 def _rows(trainings: Trainings) -> object:
-    """Returns what identifies the rows of an expert; None if it is resampled alone.
+    """Returns a key of an expert's rows; None if the expert is resampled alone.
 
     An expert of several trainings is, and one whose prompts have different rows.
     """
@@ -105,7 +105,7 @@ def _alone(
 
 
 def narrow(columns: statistics.Columns) -> dict[statistics.Key, statistics.Column]:
-    """Returns results in which prompts of the same rows are one column, of their mean.
+    """Returns results with one column, a mean, for all prompts of the same rows.
 
     Their resampled mean is the same, and found ten times as fast.
     """

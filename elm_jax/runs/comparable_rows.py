@@ -23,7 +23,7 @@ from elm_jax.runs import row_doubts, whole_trainings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What a report shows, and by what it chooses.
+    """The tasks, split and metrics that a report shows, and the split that chooses.
 
     Attributes:
       tables: Names of tasks by what the report calls them; the unseen ones first.
@@ -110,7 +110,7 @@ class ComparableRows:
         self._columns: dict[tuple[object, ...], Kept] = {}
 
     def of(self, tasks: Sequence[str], *, split: str, metric: str) -> RowColumns:
-        """Returns the rows of some tasks; each expert has a name of its own in them.
+        """Returns the rows of some tasks, with a different name for each expert.
 
         Of an expert that was trained with several seeds it is their mean.
         """
@@ -122,7 +122,7 @@ class ComparableRows:
         return self._selected[key]
 
     def behind(self, row: results.ResultRow) -> Sequence[results.ResultRow]:
-        """Returns the rows of all trainings behind one that `of` gave."""
+        """Returns the rows of all trainings behind a row that `of` returned."""
         if self.is_of_one_training:
             return [row]
         rows = self._trainings.rows

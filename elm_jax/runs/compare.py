@@ -103,7 +103,7 @@ class Compare(Run):
         print(page, numbers, sep="\n")  # noqa: T201
 
     def _check(self) -> list[pathlib.Path]:
-        """Returns the experts' folders, if they can be compared."""
+        """Returns the experts' folders; raises an error if they cannot be compared."""
         folders = library.find_experts(self, self.experts)
         infos = [manifest.read_manifest(folder) for folder in folders]
         if len(folders) < 2:  # noqa: PLR2004

@@ -74,7 +74,7 @@ def _parts(
     start: Mapping[str, Leaf],
     beside: Mapping[str, Side],
 ) -> Iterator[comparing.Part]:
-    """Yields what is compared together: an adapter or a parameter, in one layer."""
+    """Yields the parts that are compared: an adapter or a parameter, in one layer."""
     for is_linear in (False, True):
         for names in aligning.places(beside, is_linear=is_linear).values():
             yield from _layers(experts, {}, names)

@@ -94,7 +94,7 @@ class ImportHuggingFace(ImportBase):
         return {"huggingface_path": path, "revision": self.revision}
 
     def known_of_model(self) -> dict[str, Any]:
-        """Returns how it computes; the folder has the other fields."""
+        """Returns the fields of how the model computes; the folder has the others."""
         how = {"dtype": self.dtype, "remat": self.remat}
         return how | {"base_dtype": self.base_dtype}
 
@@ -104,7 +104,7 @@ class ImportHuggingFace(ImportBase):
         return self.describe(self._open(folder) if folder.is_dir() else None)
 
     def open(self) -> Source:
-        """Returns the model, downloaded if it is named as on the Hub."""
+        """Returns the model; downloads it if its name is one of the Hub."""
         place = source_place(self, self.huggingface_path)
         return self._open(huggingface_files.find_folder(place, self.revision))
 
@@ -131,7 +131,7 @@ class ImportHuggingFace(ImportBase):
 
 
 def source_place(run: Run, text: str) -> str:
-    """Returns the URL or path, or the text as it is if it can only be a name."""
+    """Returns the URL or path; a text that can only be a name is returned unchanged."""
     place = run.place(text)
     may_be_name = huggingface_files.HUB_NAME.fullmatch(text) is not None
     is_there = paths.is_url(place) or pathlib.Path(place).exists()

@@ -59,7 +59,7 @@ def check(
 
 
 def check_tensors(folder: pathlib.Path, base: manifest.Manifest) -> None:
-    """Raises CheckpointError unless an expert's tensors are those its manifest tells.
+    """Raises CheckpointError unless an expert has the tensors of its manifest.
 
     Such as matrices of the rank that its adapters have there; no parameter is read.
 
@@ -251,7 +251,7 @@ def describe_lengths(
 
 
 def shape_fields(info: manifest.Manifest) -> dict[str, Any]:
-    """Returns the fields of a model's record that decide which function it is."""
+    """Returns the fields of a model's record that decide the model's function."""
     whole = config.completed(config.T5Config, info.model)
     fields = {n: v for n, v in whole.items() if n not in _COMPUTATION}
     return json.loads(json.dumps(fields))  # lists for tuples, as from a file

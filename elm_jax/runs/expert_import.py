@@ -164,7 +164,7 @@ class ImportExperts(Run):
     def _import(
         self, name: str, read_expert: ReadExpert, info: manifest.Manifest
     ) -> bool:
-        """Returns whether the expert was saved here; else the same one is there."""
+        """Returns whether this call saved the expert; else the same one was there."""
 
         def is_same() -> bool:
             if not self._is_finished(name):
@@ -187,7 +187,7 @@ class ImportExperts(Run):
         return (self._folder(name) / manifest.FILE_NAME).is_file()
 
     def _check_same(self, new: manifest.Manifest, read_expert: ReadExpert) -> None:
-        """Raises CheckpointError if the expert that is there is another one."""
+        """Raises CheckpointError if another expert is in the folder."""
         folder = self._folder(new.name)
         saved_info = manifest.read_manifest(folder)
         weights = saved_info.params_fingerprint  # "" in what release 0.1 saved

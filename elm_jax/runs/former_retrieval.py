@@ -14,7 +14,7 @@ _DO = "Set retrieval = @queries.Queries(), which has the evaluation's"
 
 
 def asker(retrieval: queries.Queries, run: Run) -> Run:
-    """Returns the run whose work folder the paths of a retrieval are about."""
+    """Returns the run to whose work folder the paths of a retrieval are relative."""
     return retrieval if isinstance(retrieval, Run) else run
 
 

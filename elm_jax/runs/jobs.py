@@ -113,7 +113,7 @@ def are_done(jobs: Sequence[Job], store: result_store.ResultStore) -> Sequence[b
 
 
 def unscored(jobs: Sequence[Job], store: result_store.ResultStore) -> list[list[Job]]:
-    """Returns the jobs whose rows a store lacks, those of the same parameters together.
+    """Returns the jobs whose rows a store lacks, grouped by their parameters.
 
     Prints how many they are.
     """
@@ -229,7 +229,7 @@ def facts_of(
 def _loaded(
     groups: Sequence[Sequence[Job]], base: loaded.Base, program: Program
 ) -> Iterator[tuple[Sequence[Job], tuple[Params, adapters.AnySpec | None]]]:
-    """Yields groups with placed parameters; the next are read while these are scored.
+    """Yields groups with placed parameters; reads the next ones meanwhile.
 
     Processes that score together read in turn: all have to be at the same place.
     """

@@ -41,7 +41,7 @@ class ByKeys(TaskRouter):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the router in a few words, for tables and reports."""
         rule = "likest by the mean of their keys"
         if self.how == "nearest":
             rule = f"with most {self.by} of the {self.num_nearest} nearest keys"

@@ -45,7 +45,7 @@ def of_tasks(
 
 
 def of_rows(rows: Iterable[results.ResultRow]) -> str:
-    """Returns the same of rows that are scored already; of none, that it is unknown."""
+    """Returns the least difference for scored rows, or that none are scored."""
     num_rows: dict[str, int] = {}
     for row in rows:
         num_rows[row.dataset] = max(row.num_examples, num_rows.get(row.dataset, 0))

@@ -245,7 +245,7 @@ class RetireExperts(LibraryRun):
         return {"library": self.path(self.library_dir), "retire": self.experts}
 
     def run(self) -> None:
-        """Retires them, if all of them are there."""
+        """Retires the experts, if all of them are listed."""
         listed = self.open_catalogue()
         for name in self.experts:
             listed.get(name)

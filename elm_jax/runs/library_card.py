@@ -19,7 +19,7 @@ _HEADER = (
 
 
 def write(library_dir: pathlib.Path) -> None:
-    """Writes the card of a library as it is now; leaves one alone that says the same.
+    """Writes the card of a library, unless the same card is there.
 
     Nothing reads it: it tells what the catalogue and the index hold.
 

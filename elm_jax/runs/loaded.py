@@ -72,7 +72,7 @@ class Expert:
 
     @property
     def name(self) -> str:
-        """The name that people know it by."""
+        """The expert's name."""
         return self.manifest.name
 
     @property
@@ -82,7 +82,7 @@ class Expert:
 
     @property
     def config(self) -> config.T5Config:
-        """The shape of the model that it belongs to."""
+        """The shape of the expert's model."""
         return bases.model_config(self.manifest)
 
     def __repr__(self) -> str:
@@ -134,7 +134,7 @@ class Base(Expert):
 
     @property
     def fingerprint(self) -> str:
-        """What experts that were trained on it name as their base."""
+        """The fingerprint that experts of this base have as `base_fingerprint`."""
         return self.as_base.base_fingerprint
 
     @functools.cached_property
@@ -143,7 +143,7 @@ class Base(Expert):
         return bases.as_base(self.manifest, self._stored_params)
 
     def with_expert(self, expert: Expert) -> dict[str, Any]:
-        """Returns the parameters of the whole model: its own, the expert's over them.
+        """Returns the whole model: the base's parameters, replaced by the expert's.
 
         Raises:
           CheckpointError: As `check_fits`.

@@ -66,7 +66,7 @@ def read(
 
 
 def _without_seed(name: str) -> str:
-    """Returns the name of an expert, whatever seed it was trained with.
+    """Returns the name of an expert without its training seed.
 
     >>> _without_seed("seed43/prompts/reviews"), _without_seed("reviews")
     ('prompts/reviews', 'reviews')
@@ -75,7 +75,7 @@ def _without_seed(name: str) -> str:
 
 
 def _metrics_files(work_dir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the metrics of trainings, also of those that go on meanwhile."""
+    """Yields the files of metrics of trainings, also of unfinished ones."""
     for folder, names, files in os.walk(work_dir):
         names[:] = [name for name in names if name not in _NOT_EXPERTS]
         if FILE_NAME in files:
@@ -91,7 +91,7 @@ def _losses(work_dir: pathlib.Path) -> dict[str, _Points]:
 
 
 def _shown_names(folders: Collection[str]) -> dict[str, str]:
-    """Returns the name of each training: its folder's, or all of it if two share it."""
+    """Returns each training's name: its folder's, or the path if two share it."""
     last = {folder: folder.rpartition("/")[2] for folder in folders}
     counts = collections.Counter(last.values())
     return {folder: n if counts[n] == 1 else folder for folder, n in last.items()}

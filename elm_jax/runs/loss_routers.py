@@ -36,7 +36,7 @@ class ByInputLoss(TaskRouter):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the router in a few words, for tables and reports."""
         choice = (
             f"mean of the {self.num_experts} experts" if self.merges else "the expert"
         )

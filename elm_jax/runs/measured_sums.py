@@ -45,7 +45,7 @@ class Measured(NamedTuple):
 
     @property
     def params(self) -> Params:
-        """The whole model's parameters, in the dtypes that it computes with."""
+        """The whole model's parameters, in the dtypes of computation."""
         whole = trees.replace(self.base.params, self.expert.params)
         # The base's may be on disk.
         whole = jax.tree.map(np.asarray, whole)

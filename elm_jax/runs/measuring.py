@@ -59,7 +59,7 @@ class Measuring:
 
 
 class Measured(NamedTuple):
-    """An expert that statistics are asked of; it is loaded only to measure it.
+    """An expert that needs statistics; it is loaded only if it must be measured.
 
     Attributes:
       info: Its manifest.
@@ -89,7 +89,7 @@ class Source(NamedTuple):
     base_model: Mapping[str, Any] | None = None
 
     def recipe(self, infos: Sequence[manifest.Manifest]) -> dict[str, Any]:
-        """Returns what decides the statistics of experts, beside these, for manifests.
+        """Returns the settings that decide the statistics of experts, for manifests.
 
         Raises:
           ConfigError: An expert does not tell its tasks.
@@ -233,7 +233,7 @@ def _same(expert: loaded.Expert) -> loaded.Expert:
 
 
 def _leaves(folder: pathlib.Path, recipe: Mapping[str, Any]) -> dict[str, Leaf]:
-    """Returns arrays in parts: layers of a stack, or all of another one at once."""
+    """Returns arrays in parts: a stack layer by layer, another array as a whole."""
     leaves = {}
     for name, array in sealed_arrays.opened(folder, recipe).items():
         is_whole = array.shape and f"/{LAYERS}/" not in name

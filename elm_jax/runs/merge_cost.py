@@ -40,7 +40,7 @@ class Cost(NamedTuple):
     is_measured: bool
 
     def plan(self) -> Plan:
-        """Returns it as lines of a plan."""
+        """Returns the cost as lines of a plan."""
         secs = (self.read_bytes + self.written_bytes) / self.read_rate
         return {
             "reads": show_bytes(self.read_bytes),

@@ -70,7 +70,7 @@ def _of_leaf(
     start: Leaf | None,
     statistic: Leaf | None,
 ) -> int:
-    """Returns what one leaf takes.
+    """Returns the bytes that merging one leaf takes.
 
     A part of each expert is held as it is read, and once more if the next ones are
     read ahead; parts of the result are held up to four times.

@@ -16,7 +16,7 @@ from elm_jax.runs import search_problems, searches
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(searches.Search):
-    """Tries the merge with each of some values of one option; the best score wins.
+    """Tries the merge with several values of one option, and takes the best.
 
     Attributes:
       option: Of the method, such as `scale` or `density`.
@@ -75,7 +75,7 @@ class Sweep(searches.Search):
 
 
 def _cross_fitted(columns: dict[str, Any]) -> dict[str, Any]:
-    """Returns what choosing one value by half of the rows gets on the other half."""
+    """Returns the score on each half of the rows of the value that the other chose."""
     fitted = cross_fitting.cross_fit(
         {name: [values] for name, values in columns.items()}, estimates.Draws()
     )

@@ -11,7 +11,7 @@ PIECE_BYTES = 1 << 24
 
 
 def piece_rows(name: str, leaf: Leaf, *, splits: bool) -> int:
-    """Returns how many rows of a merged leaf are one part.
+    """Returns the number of rows in a part of a merged leaf.
 
     Args:
       name: Of the leaf.

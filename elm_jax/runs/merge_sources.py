@@ -63,7 +63,7 @@ def open_sources(method: MergeMethod, folders: Sequence[pathlib.Path]) -> list[S
 
 
 def part_bytes(method: MergeMethod, num_experts: int) -> int:
-    """Returns how much of a leaf of each expert is read at once, as far as it can be.
+    """Returns the bytes of a leaf of each expert that are read at once, where possible.
 
     Each part that is read takes time, however small it is; but a part of every expert
     is in memory at a time, unless they are added up one after another.

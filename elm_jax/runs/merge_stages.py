@@ -22,7 +22,7 @@ class Stages(Run):
     stages: tuple[merge.Merge, ...]
 
     def check(self) -> None:
-        """Raises ConfigError if results collide, or are asked for before they are."""
+        """Raises ConfigError if results collide, or a stage takes a later result."""
         if not self.stages:
             raise errors.ConfigError(
                 found="no stages", expected="one or more merges", do="Name them"

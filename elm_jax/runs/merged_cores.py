@@ -11,7 +11,7 @@ from elm_jax.types import Side
 
 
 class Cores(NamedTuple):
-    """Those of one adapter of several LoRAs; smaller where these share axes.
+    """The cores of one adapter of several LoRAs; smaller where LoRAs share axes.
 
     Attributes:
       shape: Of all cores of one layer, [experts, p, q].
@@ -38,7 +38,7 @@ class Cores(NamedTuple):
         return products.held_bytes(shape, self.rank, has_all=has_all)
 
     def ranked_numbers(self, method: MergeMethod, copies: int) -> int:
-        """Returns the numbers by which a method finds what it keeps of all layers.
+        """Returns how many numbers are in memory while a method ranks all layers.
 
         Args:
           method: One that ranks all that an expert changes.

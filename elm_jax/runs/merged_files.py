@@ -124,7 +124,7 @@ def _write_parts(
     info: manifest.Manifest,
     statistics: Sequence[Mapping[str, Leaf]],
 ) -> None:
-    """Writes a merge part by part, and goes on where a killed one was."""
+    """Writes a merge part by part, and continues a killed one."""
     if not isinstance(method, averages.RunningMean):
         spec = bases.adapter_spec(info)
         if spec is not None:

@@ -60,14 +60,14 @@ def layout(method: MergeMethod, sources: Sequence[Source]) -> Layout:
 
 
 def sides(method: MergeMethod, sources: Sequence[Source]) -> dict[str, Side]:
-    """Returns the parameters that a method merges as those of adapters, by name."""
+    """Returns the parameters that a method merges as parts of adapters, by name."""
     if not (sources[0].info.adapter and knows_adapters(method)):
         return {}
     return effects.beside(trees.unflatten(sources[0].leaves))
 
 
 def likes(method: MergeMethod, sources: Sequence[Source]) -> dict[str, Leaf]:
-    """Returns an expert's leaves in the shapes that a merge has; they give no values.
+    """Returns leaves with the names and shapes of a merge, without values.
 
     Args:
       method: How experts are merged.
@@ -144,7 +144,7 @@ def merged(
 def start_of(
     source: Source, base: Mapping[str, Leaf], beside: Mapping[str, Side]
 ) -> dict[str, Leaf]:
-    """Returns what an expert's leaves start from, but for those in `beside`.
+    """Returns the start values of leaves: the base's, and of neutral adapters.
 
     A base has no adapters: what theirs start from is one that adds nothing.
 

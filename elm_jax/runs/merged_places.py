@@ -29,7 +29,7 @@ def takes(method: MergeMethod) -> bool:
 
 
 def widened(like: Leaf, side: Side, layout: Layout) -> Leaf:
-    """Returns a leaf of the shape that a merge has; it gives no values.
+    """Returns a leaf with the shape of a merge, without values.
 
     Args:
       like: An expert's.

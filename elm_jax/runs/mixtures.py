@@ -17,7 +17,7 @@ def make(
     settings: routing_records.Settings,
     routes_norms: bool = False,
 ) -> mixture.Mixture:
-    """Returns a mixture whose router sees what it has records of.
+    """Returns a mixture whose router reads the inputs that its records are of.
 
     Args:
       spec: Of each expert's adapters.

@@ -86,7 +86,7 @@ class Observe(library.LibraryRun):
         )
 
     def run(self) -> None:
-        """Observes those that are not.
+        """Observes the experts that have no record yet.
 
         Raises:
           CheckpointError: An expert is missing, damaged, or does not fit the base.
@@ -209,7 +209,7 @@ def _model_with(
 def _observe(
     programs: _Programs, expert: Params, rows: observed_rows.Rows, base: loaded.Base
 ) -> routing_records.Arrays:
-    """Returns statistics and gates of one expert, which is stacked alone."""
+    """Returns statistics and gates of one expert, in a mixture of that expert alone."""
     whole = trees.replace(base.params, expert)
     frozen = precision.in_compute_dtype(base.config, whole)
     totals: Any = None

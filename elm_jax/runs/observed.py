@@ -52,7 +52,7 @@ class Behaviour(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What one expert gave to the answers of some rows.
+    """The scores that one expert gave to the answers of some rows.
 
     Attributes:
       scores: Of each row the log-probabilities of its answers, in nats.
@@ -79,7 +79,7 @@ def of_written(answers: Mapping[str, Answers]) -> Behaviour:
 
 
 def _finite(scores: np.ndarray) -> list[float]:
-    """Returns the scores of one row without what fills it up."""
+    """Returns the scores of one row without padding."""
     return [float(score) for score in np.atleast_1d(scores) if np.isfinite(score)]
 
 

@@ -69,7 +69,7 @@ class Devices:
 
 
 def choose_devices(place: Placement, num_devices: int = 0) -> Devices:
-    """Returns how a run is laid over devices, or one model's if there are too few.
+    """Returns how a run is placed on devices, or on one model's if there are too few.
 
     Args:
       place: As the run says.

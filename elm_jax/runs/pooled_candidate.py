@@ -57,7 +57,7 @@ class PooledCandidate(candidates.Candidate):
         return tuple(candidates.of_experts(self.folders))
 
     def load(self, base: loaded.Base) -> tuple[Params, adapters.AnySpec | None]:
-        """Raises ConfigError: it is no model, but several."""
+        """Raises ConfigError: a pool is several models."""
         raise errors.ConfigError(
             found=f"{self.name}, a pool of {len(self.folders)} experts, as one model",
             expected="one of its experts: each of them scores the answers",

@@ -51,7 +51,7 @@ class AnswerPool(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the pool in a few words, for tables and reports."""
         experts = {0: "all experts", 1: "the first expert"}.get(
             self.num_experts, f"the first {self.num_experts} experts"
         )
@@ -127,7 +127,7 @@ class AnswerPool(LibraryStrategy):
     def pool_of(
         self, measured: observed.Behaviour, among: Collection[str]
     ) -> pooling.Pool:
-        """Returns the pool of some experts by what they give to unlabelled rows.
+        """Returns the pool of some experts by their scores of unlabelled rows.
 
         Raises:
           DataError: The statistic needs rows with two answers, and there is none.
@@ -149,7 +149,7 @@ def check(
     shard: str,
     length_normalized: bool,
 ) -> None:
-    """Raises ConfigError if an evaluation has a pool, and scores it cannot be made of.
+    """Raises ConfigError if an evaluation has a pool and a setting that excludes pools.
 
     Args:
       strategies: Of the evaluation.

@@ -9,7 +9,7 @@ from elm_jax.limits import limited
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How the files of others are read; for every run of the process.
+    """How files of strangers are read; for every run of the process.
 
     Attributes:
       memory_bytes: Address space of the process that reads what strangers wrote:

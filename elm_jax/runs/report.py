@@ -183,7 +183,7 @@ class Report(Run):
     def _maps(
         self, reported: ComparableRows, ways: Ways | None
     ) -> list[report.HeatMap]:
-        """Returns the maps; the first one is of what the main table compares."""
+        """Returns the heat maps; the first one is of the main table's tasks."""
         won = self._votes(reported).winners
         maps = []
         for names, title in (
@@ -228,7 +228,7 @@ class Report(Run):
         return ComparableRows(store, only, shown)
 
     def _tables(self) -> dict[str, list[str]]:
-        """Returns the names of tasks by what the report calls them."""
+        """Returns the names of tasks, by the titles of the report's tables."""
         return {
             "Unseen": self._expand(self.unseen_tasks),
             "Seen": self._expand(self.seen_tasks),

@@ -173,7 +173,7 @@ def _scores(
     rows: RowColumns,
     intervals: Mapping[str, results.Interval] | None,
 ) -> expert_cards.Scores:
-    """Returns what one expert scored.
+    """Returns the scores of one expert.
 
     Args:
       table: The table that shows its scores, too.

@@ -27,7 +27,7 @@ class Judged:
 
     @property
     def merging(self) -> tuple[str, ...]:
-        """The merge and its parts, those that are named."""
+        """The names of the merge and of its parts, as far as there are any."""
         return tuple(filter(None, (self.merged, *self.parts)))
 
 

@@ -17,7 +17,7 @@ _MOST_BYTES = 1 << 28
 def linked(
     shown: report.Report, report_path: pathlib.Path, rows: RowColumns
 ) -> report.Report:
-    """Returns a report that leads to the page, if there is one of the same base.
+    """Returns a report that links to the page of the same base, if there is one.
 
     Where there is one that cannot be linked, the report's details tell why.
 

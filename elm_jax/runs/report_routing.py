@@ -43,7 +43,7 @@ class Pages:
         return {*map(_file_name, self._pages)}
 
     def linked(self, page: report.Report) -> report.Report:
-        """Returns a report that tells of these pages."""
+        """Returns a report that links to these pages."""
         if not self._pages:
             return page
         sentence = f"where the tokens of {len(self._pages)} tasks went is in {FOLDER}/"

@@ -176,7 +176,7 @@ def _compared(rows: row_columns.RowColumns) -> dict[str, set[str]]:
 
 
 def other_votes(tasks: Collection[str]) -> Iterator[str]:
-    """Yields a sentence about tasks whose votes are not those of what was scored."""
+    """Yields a sentence about tasks with votes for another than the scored expert."""
     if tasks:
         yield (
             f"No votes of {listed(tasks)}: they are for another expert than the one"
@@ -203,7 +203,7 @@ def lacking_claims(
 
 
 def listed(names: Collection[str], *, shown: int = 5) -> str:
-    """Returns names in order, the first few if they are many.
+    """Returns names in order; of many names, the first few.
 
     >>> listed({"b", "a"}), listed("gfedcba"), listed([])
     ('a, b', 'a, b, c, d, e and 2 more', 'none')

@@ -105,7 +105,7 @@ def table(
 
 
 def _best(rows: Rows, labels: dict[str, estimates.Estimate]) -> str:
-    """Returns the label with the best mean over datasets; "" if one lacks tasks."""
+    """Returns the label with the best mean over datasets; "" if a way lacks tasks."""
     by_label: dict[str, dict[str, dict[str, float]]] = {label: {} for label in labels}
     for row in rows:
         if row.expert in by_label:

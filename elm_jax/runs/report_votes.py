@@ -40,7 +40,7 @@ def read(
     rows: Sequence[results.ResultRow],
     names: Mapping[str, str],
 ) -> ShownVotes:
-    """Returns the votes that go with rows of strategies that chose one expert.
+    """Returns the votes for tasks on which a strategy chose one expert.
 
     Args:
       path: What retrieval wrote down; there need be no such file.
@@ -71,7 +71,7 @@ def read(
 
 
 def _is_one_of(label: str, name: str) -> bool:
-    """Returns whether a label is a name, or the name and what tells it apart."""
+    """Returns whether a label is a name, or the name with a suffix in parentheses."""
     return label == name or label.startswith(f"{name} (")
 
 

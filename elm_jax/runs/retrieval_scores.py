@@ -51,7 +51,7 @@ class Setting(NamedTuple):
 
 
 class Scores:
-    """What the experts of a library score, and so each way to choose among them.
+    """The scores of a library's experts, and of each way to choose among them.
 
     Args:
       reported: Has the results of rows.

@@ -100,7 +100,7 @@ class RoutedTokens(first_stage.TwoStages):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the strategy in a few words, for tables and reports."""
         experts = "all experts of the library"
         if self.num_experts:
             experts = f"the {self.num_experts} experts with most votes"

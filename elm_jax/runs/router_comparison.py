@@ -232,7 +232,7 @@ class CompareRouters(library.LibraryRun):
     def _choices(
         self, questions: Sequence[queries.Question]
     ) -> dict[str, router_scores.Choices]:
-        """Returns of each router what it chooses for each task."""
+        """Returns each router's choice for each task."""
         return {
             strategy.label: {
                 question.task: strategy.choose(self._target(question))
@@ -269,6 +269,6 @@ class CompareRouters(library.LibraryRun):
 
 
 def _has_curve(strategy: LibraryStrategy) -> TypeGuard[routers.ByBehaviour]:
-    """Returns whether it is told what abstaining would cost with a router."""
+    """Returns whether the curve of abstaining is shown for a router."""
     is_by_behaviour = isinstance(strategy, routers.ByBehaviour)
     return is_by_behaviour and not strategy.merges and not strategy.abstains

@@ -38,7 +38,7 @@ class Scored(NamedTuple):
 
 
 class Scores:
-    """What parameters score on the tasks that asked one library, by fingerprints.
+    """Scores of parameters, by fingerprint, on the tasks that asked one library.
 
     Attributes:
       tasks: Those that asked.
@@ -94,7 +94,7 @@ class Scores:
         self.best = self._best()
 
     def _check_rows(self, row: results.ResultRow) -> None:
-        """Raises DataError for rows that ask, or others than the base was scored on."""
+        """Raises DataError for rows that ask, or that the base was not scored on."""
         ids = self._store.per_example(row, only=("example_ids",))["example_ids"]
         if self._asking.get(row.task, set()) & {*np.asarray(ids).tolist()}:
             raise errors.DataError(

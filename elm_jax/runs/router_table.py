@@ -20,7 +20,7 @@ _BASE, _ORACLE = "base, no expert", "oracle of these experts"
 
 
 class Training(NamedTuple):
-    """The library of one training, and what routers chose of it.
+    """The library of one training, and the choices of routers from it.
 
     Attributes:
       scores: Of all that may be chosen.
@@ -32,7 +32,7 @@ class Training(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """What a router chose in each training, and its score if all of it was scored."""
+    """A router's choices in each training, and its score if all of them were scored."""
 
     scored: Sequence[router_scores.Scored]
     score: estimates.Estimate | None

@@ -69,7 +69,7 @@ class _Clock:
         self._looking: dict[tuple[str, ...], float] = {}  # seconds, by experts
 
     def _scored_anew(self, question: queries.Question) -> queries.Question:
-        """Returns a question that scores its rows whenever it is asked to."""
+        """Returns a question that scores its rows at each request, from no cache."""
         score = functools.partial(self._score, question.dataset)
         span_question = question.missing_spans
         if span_question is not None:

@@ -20,7 +20,7 @@ from elm_jax.runs.strategy import Choice, Ranked, TaskRouter, options_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ByBehaviour(TaskRouter):
-    """The experts that answer the unlabelled rows as one who knows them would.
+    """The experts that answer unlabelled rows most confidently, by a statistic.
 
     Attributes:
       statistic: What is greatest for them, of the log-probabilities that they give to
@@ -72,7 +72,7 @@ class ByBehaviour(TaskRouter):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the router in a few words, for tables and reports."""
         choice = "the expert"
         if self.num_experts > 1:
             choice = f"{self.method.name} merge of the {self.num_experts} experts"
@@ -171,7 +171,7 @@ class ByWords(TaskRouter):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the router in a few words, for tables and reports."""
         if not self.merges:
             return "the expert whose keys' texts are likest by BM25"
         return f"mean of the {self.num_experts} experts likest by BM25, weighted so"
@@ -219,7 +219,7 @@ class ByHalving(TaskRouter):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the router in a few words, for tables and reports."""
         choice = f"mean of the {self.num_experts}" if self.merges else "the"
         rows = f"labelled rows that ask, halved from {self.first_rows} rows"
         return f"{choice} best on {rows}"

@@ -69,7 +69,7 @@ def write(
     arrays: Arrays,
     rows: Mapping[str, Any],
 ) -> None:
-    """Writes an expert's record; one that is there already stays.
+    """Writes an expert's record; an existing record stays.
 
     Args:
       records_dir: Where to.
@@ -104,7 +104,7 @@ def check_rows(
     settings: Settings,
     rows: Mapping[str, Any],
 ) -> bool:
-    """Returns whether a record is there, of these very rows as far as they tell.
+    """Returns whether a record is there, with these facts about its rows.
 
     Raises:
       LibraryError: There is one of other rows, or it is damaged.

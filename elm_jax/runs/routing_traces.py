@@ -55,7 +55,7 @@ class Trace(NamedTuple):
 
     @property
     def heaviest(self) -> str:
-        """The expert with the greatest weight, a mean over places; "" if two have it.
+        """The expert with the greatest mean weight over places; "" for a tie.
 
         Means that differ by less than weights are rounded are the same.
         """
@@ -176,7 +176,7 @@ def array_of(
 
 
 def _order(place: str) -> tuple[Any, ...]:
-    """Returns what sorts places: encoder, decoder; then as a layer has them.
+    """Returns the sort key of a place: encoder first, then in a layer's order.
 
     >>> key = "decoder/layers/encoder_decoder_attention/key_adapter"
     >>> _order(key) < _order("decoder/layers/mlp_adapter")

@@ -50,7 +50,7 @@ class RowSearch:
     def in_training(
         self, trainings: Sequence[Training]
     ) -> dict[Training, Places | None]:
-        """Returns which rows are among those of each training; None if these lack.
+        """Returns which rows are also rows of each training; None if those are missing.
 
         One training task is read after another, since all may not fit in memory.
 
@@ -69,7 +69,7 @@ class RowSearch:
         return by_training
 
     def in_queries(self, question: queries.Question) -> Places:
-        """Returns which rows are among those that ask a library for a task."""
+        """Returns which rows are among a task's queries to a library."""
         return self._once(
             ("queries", question.task), lambda: self._places([self._queries(question)])
         )
@@ -146,7 +146,7 @@ class RowSearch:
     def _rows_behind(
         self, owner: index.Expert, question: queries.Question
     ) -> list[overlap.Texts] | None:
-        """Returns the rows behind an expert's keys; None if these are not here.
+        """Returns the rows of an expert's keys; None if the rows are not here.
 
         The index has a hash of the texts that were embedded, which shows other rows.
         """

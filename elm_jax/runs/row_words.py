@@ -27,7 +27,7 @@ _VERSION = f"{overlap.VERSION}-{unicodedata.unidata_version}"
 def find(
     cache_dir: str, task: str, split: str, *, fingerprint: str
 ) -> overlap.Texts | None:
-    """Returns the words of a split that has some content; None if it is not here.
+    """Returns the words of a split with some fingerprint; None if it is not here.
 
     Args:
       cache_dir: Folder of all token caches.

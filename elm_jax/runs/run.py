@@ -100,7 +100,7 @@ class Run:
             self.run()
 
     def _check_shared(self) -> None:
-        """Raises ConfigError if this process does not see what the first one wrote."""
+        """Raises ConfigError if this process does not see the first process's file."""
         if not self._config_path("operative.gin").is_file():
             raise errors.ConfigError(
                 found=f"MODEL_DIR {self.path(self.model_dir)} on this host without"

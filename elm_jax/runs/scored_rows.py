@@ -39,7 +39,7 @@ def choose(
 
 
 def check_unseen(question: queries.Question, scored: Sequence[int]) -> None:
-    """Raises DataError if a row that asks is among those that are scored.
+    """Raises DataError if a row is both a query with a label and scored.
 
     Where rows of the split are keys of the library, those that ask are found by its
     seed and not by that of `choose`.

@@ -50,7 +50,7 @@ class Scores(NamedTuple):
 
 
 class Scorer:
-    """Compiled programs of one base; parameters and tasks come and go.
+    """Scores candidates of one base on tasks, with programs that are compiled once.
 
     Args:
       base: Gives the model's shape.
@@ -256,7 +256,7 @@ class Scorer:
 
 
 def _of_matrices(leaves: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
-    """Returns those leaves that are parameters of some names, or belong to these."""
+    """Returns the leaves of parameters with these names, and the scales of these."""
     return {n: a for n, a in leaves.items() if int8_kernels.matrix_of(n) in names}
 
 

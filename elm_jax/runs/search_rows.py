@@ -16,7 +16,7 @@ from elm_jax.runs import scorer, search_splits, task_data
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows by which coefficients are chosen, which are not those that are reported.
+    """Rows by which coefficients are chosen; none of them is reported.
 
     Attributes:
       tasks: Names or patterns of tasks and mixtures. Each dataset counts equally, and

@@ -36,11 +36,11 @@ class Search(abc.ABC):
     rows: search_rows.Rows = search_rows.Rows()
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for an option that it cannot have."""
+        """Raises ConfigError for an option with a value that it cannot have."""
         fields.check(self)
 
     def check(self, method: MergeMethod) -> None:
-        """Raises ConfigError unless it can choose coefficients of a method so."""
+        """Raises ConfigError unless the search can choose coefficients in this way."""
         if self.rows.cross_fit and not self.cross_fits:
             raise errors.ConfigError(
                 found=f"cross_fit = True for {self.kind}, which does not cross-fit",
@@ -78,10 +78,10 @@ class Search(abc.ABC):
 
     @abc.abstractmethod
     def find(self, problem: search_problems.Problem) -> Found:
-        """Returns what it chooses."""
+        """Returns the method with the chosen coefficients."""
 
     def recipe(self) -> dict[str, Any]:
-        """Returns what decides what it finds, besides experts, rows and method."""
+        """Returns the settings that decide the result, with the recipe of the rows."""
         options = dataclasses.asdict(self)
         options["rows"] = self.rows.recipe()
         return {"search": self.kind, **options}

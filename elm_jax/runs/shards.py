@@ -65,7 +65,7 @@ def parse(text: str) -> Shard:
 
 
 def check_file(shard: Shard, path: pathlib.Path, *, do: str = "") -> None:
-    """Raises ConfigError where shards would add to one file without locks.
+    """Raises ConfigError if shards would append to one file without locks.
 
     On such a file system, two that write at once would lose or mix rows. A file with
     the shard in its name, such as `results_0_of_4.jsonl`, is a file of its own.

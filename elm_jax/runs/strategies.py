@@ -132,7 +132,7 @@ class MergeTopK(TaskRouter):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the strategy in a few words, for tables and reports."""
         number = {2: "two", 3: "three"}.get(self.num_experts, f"{self.num_experts}")
         merge_name = (
             f"{self.method.name} merge of the {number} experts with most {self.by}"
@@ -182,7 +182,7 @@ class MergeAll(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the strategy in a few words, for tables and reports."""
         if self.method == averages.RunningMean():
             return "the mean of all experts of the library"
         return f"{self.method.name} merge of all experts of the library"
@@ -220,11 +220,11 @@ class RandomWeights(LibraryStrategy):
 
     @property
     def note(self) -> str:
-        """Describes it in a few words, for tables and reports."""
+        """Describes the strategy in a few words, for tables and reports."""
         return "noise of the shapes and norms of the expert with most votes"
 
     def pick(self, question: queries.Question) -> Choice:
-        """Returns the first expert, and what makes noise of it."""
+        """Returns the first expert, and the method that replaces it by noise."""
         (name, _), *_ = question.result.ranked("votes")
         return Choice((name,), noise.Noise(random_seed=self.random_seed))
 
@@ -241,7 +241,7 @@ NAMED: Mapping[str, Strategy] = {
 
 
 def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:
-    """Returns strategies, those that are named by a text as values.
+    """Returns strategies as values, also those that a text names.
 
     Raises:
       ConfigError: One is unknown, or two bear one name.
@@ -278,7 +278,7 @@ def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:
 def check_is_asked(
     strategies: Sequence[Strategy], library_queries: queries.Queries | None
 ) -> None:
-    """Raises ConfigError unless a library is asked just where a strategy needs it."""
+    """Raises ConfigError if a needed library is not asked, or one is asked in vain."""
     is_asked = library_queries is not None
     if any(strategy.needs_library for strategy in strategies) == is_asked:
         return

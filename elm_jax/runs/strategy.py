@@ -65,7 +65,7 @@ class Strategy(abc.ABC):
     """Whether it needs the votes of a library, and the unlabelled rows that vote."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for an option that it cannot have."""
+        """Raises ConfigError for an option with a value that it cannot have."""
         fields.check(self)
 
     @property

@@ -33,7 +33,7 @@ class Surveyor:
     num_examples: int
 
     def survey(self, name: str) -> task_page.TaskCard:
-        """Returns what became of a task's rows; a problem is part of it."""
+        """Returns the facts about a task's rows; they include a problem, if any."""
         task = tasks.registry.task(name)
         card = task_page.TaskCard(name, self.split, _facts(task))
         if isinstance(task, tasks.SeqioTask):

@@ -18,7 +18,7 @@ def cell(row: results.ResultRow) -> tuple[str, ...]:
 
 
 class WholeTrainings(NamedTuple):
-    """Rows of trainings that have all cells that others of their name have.
+    """Rows of trainings that have all cells of the other trainings of their name.
 
     Attributes:
       rows: The rows.

@@ -115,7 +115,7 @@ class Slots:
         return slot // self.slots_per_device
 
     def put(self, slot: int, state: TrainState) -> None:
-        """Lets a slot go on from a state, whatever was in it before."""
+        """Puts a state into a slot, in place of the former one."""
         replicated = NamedSharding(self._mesh, PartitionSpec())
         own_devices = {*self._mesh.devices.flat}
 
@@ -192,7 +192,7 @@ class Slots:
     def _choose_lanes(
         self, batches: Mapping[int, Batch]
     ) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
-        """Returns each lane's slot on its device, whether it is used, and the lanes.
+        """Returns each lane's slot on its device, whether it is used, and slots' lanes.
 
         Unused lanes have slots of their own, so that no two lanes write to one. Where
         all slots have lanes, these have their order.

@@ -173,7 +173,7 @@ class ReportMetrics:
 
 
 def summarise(sums: Mapping[str, float]) -> dict[str, float]:
-    """Returns what sums over a window of steps say of one step or one token.
+    """Returns means per step or token, by the sums over a window of steps.
 
     `loss` and `grad_norm` are means over the steps, `accuracy` is the share of
     weighted target tokens, `tokens_per_step` counts what is not padding and

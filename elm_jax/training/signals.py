@@ -117,7 +117,7 @@ class StopRequest:
         return self._signal or 0
 
     def pass_on(self, number: int) -> None:
-        """Takes a signal that came to another process as one to this."""
+        """Treats a signal to another process like one to this process."""
         if self._signal is None:
             self._signal = signal.Signals(number)
             _say(f"{self._signal.name} to another process: saving after this step")
@@ -235,7 +235,7 @@ class _Watch:
                 self._end(f"not answered within {self.grace_secs:g} s; the run ends")
 
     def _hear(self, number: signal.Signals) -> float:
-        """Returns until when the signal is to be answered; a second one ends it all."""
+        """Returns the deadline for an answer to a signal; a second one ends all."""
         if self._first is not None:
             self._end("quitting at once")
         self._first = number

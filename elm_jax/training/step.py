@@ -146,7 +146,7 @@ def update_if(
     grads: Params,
     is_active: jax.Array,
 ) -> TrainState:
-    """Returns the state after `update`, or as it is where `is_active` is False.
+    """Returns the state after `update`; unchanged where `is_active` is False.
 
     In a loop over states that lie in one array, CPUs copy the moments of them all in
     each turn unless this is a branch. TPUs copy a state into a branch and out of it:
@@ -165,7 +165,7 @@ def update_if(
 
 
 def _in_parts(differentiate: Any, num_parts: int) -> Any:
-    """Returns what gives `((loss, metrics), grads)` of a batch from those of its parts.
+    """Returns the function that gives `((loss, metrics), grads)` by parts of a batch.
 
     Loss and gradients of a part are means over its weighted tokens, so those of the
     batch are the parts' means, weighted by their sums of weights.

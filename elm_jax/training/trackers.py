@@ -150,7 +150,7 @@ class TrackerWriter:
 
 
 def _run_id(folder: pathlib.Path, *, is_new: bool) -> str:
-    """Returns the id of a training's runs: a new one, or that which it had before."""
+    """Returns the id of a training's runs: the former one, or else a new one."""
     path = folder / _ID_FILE
     if not is_new and path.is_file():
         return path.read_text("utf-8").strip()

@@ -26,7 +26,7 @@ EXIT_DOES_NOT_FIT = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one program of a run.
+    """The outcome of compiling one program of a run.
 
     Attributes:
       target: Name of the accelerator.

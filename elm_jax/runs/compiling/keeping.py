@@ -43,7 +43,7 @@ _ASKED_SECS = "/jax/core/compile/backend_compile_duration"  # of both
 
 @dataclasses.dataclass(kw_only=True)
 class Tally:
-    """Programs that a process has got since it counts.
+    """The programs that a process has compiled or read since it began to count.
 
     Attributes:
       num_taken: From the folder.
@@ -163,7 +163,7 @@ def into(folder: str) -> Iterator[list[str]]:
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes what JAX could not read and, as it is there, would never write again.
+    """Removes files that JAX cannot read, and would not replace either.
 
     Programs that cannot be unpacked here for lack of a package are others', and stay.
     """
@@ -184,7 +184,7 @@ def _remove_unfinished(folder: pathlib.Path) -> None:
 
 
 def _unpackers() -> dict[bytes, Callable[[bytes], Any]]:
-    """Returns what unpacks programs here, by how these begin."""
+    """Returns the functions that unpack programs, by the programs' first bytes."""
     unpackers: dict[bytes, Callable[[bytes], Any]] = {_ZLIB: zlib.decompress}
     for name in ("zstandard", "compression.zstd"):  # of Python 3.14: the latter
         with contextlib.suppress(ImportError):

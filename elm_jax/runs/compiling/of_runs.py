@@ -32,7 +32,7 @@ _NUMERICS = (
 
 
 class Planned(NamedTuple):
-    """A program, and what the plan says of it.
+    """A program, and its bytes on a device by plan.
 
     Attributes:
       program: To be compiled.

@@ -85,7 +85,7 @@ class Program:
 
     @functools.cached_property
     def params(self) -> tuple[Params, Params]:
-        """Shapes of what trains and of what does not, the latter as it is computed."""
+        """Shapes of trained parameters, and of frozen ones in the compute dtype."""
         shapes = t5.param_shapes(self.network)
         if not self.trainable_pattern:
             return {}, precision.in_compute_dtype(self.model, shapes)

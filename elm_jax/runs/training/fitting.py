@@ -19,7 +19,7 @@ from elm_jax.runs.training.spec import TrainingSpec
 
 
 class Fitted(NamedTuple):
-    """A training that says how it is computed.
+    """A training in which nothing is left open, and the reason for the choice.
 
     Attributes:
       spec: The training.

@@ -124,7 +124,7 @@ class Layout:
 
     @property
     def why(self) -> str:
-        """Why it lies so, in a sentence for the plan; costs what bytes cost."""
+        """The reason for the layout, in a sentence; as slow as `bytes_per_device`."""
         parts = self.needs.bytes_per_device(self.num_devices, self.num_model)
         total = sum(parts.values())
         explanation = _explain(

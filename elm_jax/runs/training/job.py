@@ -49,7 +49,7 @@ class Surroundings:
 
 
 class Jobs:
-    """Begins the jobs of a training's experts, and says what comes of them.
+    """Begins the jobs of a training's experts, and makes experts of their results.
 
     Args:
       spec: The training.
@@ -124,7 +124,7 @@ class Jobs:
         store.close()
 
     def finish(self, job: Job, params: Params) -> Expert:
-        """Returns what an expert with the given parameters is saved as."""
+        """Returns the expert that is saved, with these parameters."""
         vocabulary = self._data.vocabulary
         makes_base = kinds.KINDS[self._spec.kind].makes_base
         info = record.of_expert(

@@ -73,5 +73,5 @@ def group(kind: manifest.TrainedKind, tasks: Iterable[str]) -> dict[str, list[st
 
 
 def _dataset_of(task: str) -> str:
-    """Returns the dataset of a task; a task that names none is one by itself."""
+    """Returns the dataset of a task; a task without one is its own dataset."""
     return getattr(task_registry.registry.task(task), "dataset", task)

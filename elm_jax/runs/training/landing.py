@@ -75,7 +75,7 @@ class Landing:
         return True
 
     def list_and_publish(self, names: Sequence[str]) -> Failures:
-        """Lists and publishes those that are finished, unless that has been done.
+        """Lists and publishes finished experts that are not listed or published yet.
 
         Returns:
           Reasons why some could not be listed; publishing goes on meanwhile.
@@ -104,7 +104,7 @@ class Landing:
         return [name for name in names if name not in published]
 
     def check_unchanged(self, names: Sequence[str]) -> None:
-        """Raises CheckpointError if finished experts are not those that are asked for.
+        """Raises CheckpointError if finished experts have other settings than this run.
 
         The settings of an expert's training are compared with those of this run, where
         both have them; versions of packages are not. `check_rows` compares the rows.
@@ -173,7 +173,7 @@ class Landing:
             )
 
     def check_free(self, names: Sequence[str]) -> None:
-        """Raises CheckpointError if what is no expert lies where one is to be saved."""
+        """Raises CheckpointError if other files are where an expert is to be saved."""
         for name in names:
             folder = self._folder(name)
             if folder.exists() and not self._is_finished(name):

@@ -90,7 +90,7 @@ class _Last(TypedDict):
 
 
 def read_last(folder: pathlib.Path, *, step: int) -> dict[str, float]:
-    """Returns the metrics at the end, those that the machine's speed did not shape.
+    """Returns the metrics at the end that do not depend on the machine's speed.
 
     They are the last line's. If somebody has damaged or removed the file since it was
     written, or the line is of another step, there are none, and standard error is told

@@ -36,7 +36,7 @@ class Publisher:
             self._bucket.check(names)
 
     def check_same(self, folders: Mapping[str, pathlib.Path]) -> None:
-        """Raises CheckpointError if the bucket has another expert of one's name.
+        """Raises CheckpointError if the bucket has another expert of the same name.
 
         Args:
           folders: Of finished experts, by name.
@@ -49,7 +49,7 @@ class Publisher:
                     _check_same(self._bucket, published[name], folder)
 
     def published(self, names: Iterable[str]) -> frozenset[str]:
-        """Returns those of some experts that are whole in the bucket now.
+        """Returns the names of experts that are whole in the bucket now.
 
         Raises:
           CheckpointError: The bucket is not there, or may not be listed.
@@ -61,7 +61,7 @@ class Publisher:
     def manifests(
         self, names: Iterable[str]
     ) -> Iterator[tuple[str, manifest.Manifest]]:
-        """Yields those of some experts that are in the bucket, by name.
+        """Yields names and manifests of experts that are in the bucket.
 
         Raises:
           CheckpointError: As `published`, or one cannot be read.
@@ -74,7 +74,7 @@ class Publisher:
             yield from zip(some, infos, strict=True)
 
     def describe(self, names: Iterable[str]) -> Plan:
-        """Returns what a plan says of it; looks into the bucket."""
+        """Returns the lines of a plan about publishing; looks into the bucket."""
         if self._bucket is None:
             return {}
         num_published = len(self.published(names))

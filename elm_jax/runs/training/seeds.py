@@ -7,7 +7,7 @@ from elm_jax.runs.training import options
 
 
 def by_folder(random_seed: int | Sequence[int]) -> dict[str, int]:
-    """Returns seeds by the folder, below that of the experts, where theirs go.
+    """Returns seeds, by the folder below `experts_dir` for the experts of each.
 
     >>> by_folder(42), by_folder((42, 43))
     ({'': 42}, {'seed42/': 42, 'seed43/': 43})

@@ -16,7 +16,7 @@ from elm_jax.training import optimizers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExpertSpec:
-    """One expert to be trained: what it may have for itself alone.
+    """One expert to be trained: the settings that may differ between experts.
 
     Attributes:
       name: Of this training, unique: the expert's, below `seed<number>/` where each
