@@ -179,8 +179,10 @@ def test_a_strategy_and_a_merge_method_of_others_are_scored_from_gin_alone(other
 def test_the_merge_of_others_has_the_parameters_that_it_makes(others, own_folder):
     method = sys.modules["of_others"].First(factor=0.5)
     folders = tuple(own_folder / "experts" / name for name in ("twice", "plain"))
-    # No result may depend on their order: they are given by their fingerprints.
-    first = min(folders, key=lambda path: manifest.read_manifest(path).fingerprint)
+    # No result may depend on their order: they are given by the fingerprints of their
+    # parameters.
+    infos = {path: manifest.read_manifest(path) for path in folders}
+    first = min(folders, key=lambda path: infos[path].params_fingerprint)
     base = loaded.Base.load(own_folder / "base")
     params, adapter = candidates.Candidate("x", folders, method=method).load(base)
     assert adapter is None
