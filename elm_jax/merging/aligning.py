@@ -150,8 +150,8 @@ def _of_layer(
         if experts[place] is experts[reference]:
             name, axis = next(iter(axes.items()))
             return np.arange(like_layer[name].shape[axis])
-        there = {name: experts[place][name][index] for name in axes}
-        return matching(like_layer, there, axes)
+        source = {name: experts[place][name][index] for name in axes}
+        return matching(like_layer, source, axes)
 
     return threads.each(order, range(len(experts)), numbers=numbers)
 

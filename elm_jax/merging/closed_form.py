@@ -168,7 +168,7 @@ class Ace(InterferenceMethod):
         matrices, weights = layer.matrices, layer.weights
         _, rows, columns = matrices.shape
         left, right = layer.frames
-        ones = np.ones(rows) if left is None else left.T @ np.ones(len(left))
+        row_ones = np.ones(rows) if left is None else left.T @ np.ones(len(left))
         across = np.ones(columns) if right is None else right @ np.ones(right.shape[1])
         width = columns if right is None else right.shape[1]
         height = rows if left is None else len(left)
@@ -185,7 +185,7 @@ class Ace(InterferenceMethod):
         scaled = means * np.sqrt(factors)[:, None]
         total, ridge = gram - scaled.T @ scaled, ridges.sum()
         products = cubes - scaled.T @ matrices.times_rows(scaled)
-        prior = np.outer(total @ ones / height, ones)
+        prior = np.outer(total @ row_ones / height, row_ones)
         if is_uneven:
             prior = prior / (squares.mean() + 1e-12)
         target = products + matrices.total(ridges)
@@ -198,8 +198,8 @@ class Ace(InterferenceMethod):
 
     def _flat(self, matrix: np.ndarray) -> np.ndarray:
         u, sizes, v = singular.svd(matrix)
-        kept = max(1, int(singular.rank(sizes) * self.flat_share))
-        return float(sizes[:kept].mean()) * u[:, :kept] @ v[:kept]
+        num_kept = max(1, int(singular.rank(sizes) * self.flat_share))
+        return float(sizes[:num_kept].mean()) * u[:, :num_kept] @ v[:num_kept]
 
 
 def _is_uneven(traces: np.ndarray) -> bool:

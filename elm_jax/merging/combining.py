@@ -74,8 +74,8 @@ class RunningMean:
             self._sums = {n: leaf.astype(np.float64) for n, leaf in leaves.items()}
             self._count = 1
             return
-        first = {n: (s.shape, self._dtypes[n]) for n, s in self._sums.items()}
-        if {n: (leaf.shape, leaf.dtype) for n, leaf in leaves.items()} != first:
+        expected = {n: (s.shape, self._dtypes[n]) for n, s in self._sums.items()}
+        if {n: (leaf.shape, leaf.dtype) for n, leaf in leaves.items()} != expected:
             refuse(
                 found=f"expert {self._count} that differs from expert 0",
                 expected="equal names, shapes and dtypes",

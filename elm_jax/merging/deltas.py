@@ -29,7 +29,7 @@ class Layer:
       is_inner: Whether it is an inner side of bottlenecks.
       frames: Orthonormal columns, and rows, in which matrices are written that are
         cores of LoRAs; None for matrices that are what they are.
-      seen: What the method has found in all layers.
+      findings: What the method has found in all layers.
       rows: Which of the layer.
     """
 
@@ -38,7 +38,7 @@ class Layer:
     weights: np.ndarray
     is_inner: bool = False
     frames: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-    seen: Any = None
+    findings: Any = None
     rows: stacks.Rows = ...
 
     @property

@@ -131,22 +131,22 @@ class Elementwise(DeltaMethod):
         return by_parts(layer, lambda part: self._summed(part, choices))
 
     def _summed(self, layer: Layer, choices: Sequence[keeping.Choice]) -> np.ndarray:
-        """Returns what is made of what is kept in some rows: all, without choices."""
+        """Returns the sum of the kept numbers in some rows: of all, without choices."""
         changes = keeping.trimmed(layer.changes, choices, layer.rows)
-        kept = changes.reshape(len(changes), -1)
+        flat_changes = changes.reshape(len(changes), -1)
         # A few numbers of all experts at a time, so that they stay in the cache.
-        at_once = max(1, _AT_ONCE // len(kept))
+        at_once = max(1, _AT_ONCE // len(flat_changes))
         sums = threads.each(
             lambda start: agreeing.summed(
-                kept[:, start : start + at_once],
+                flat_changes[:, start : start + at_once],
                 layer.weights,
                 sign=self.sign,
                 vote=self.vote,
                 combine=self.combine,
                 is_inner=layer.is_inner,
             ),
-            range(0, kept.shape[1], at_once),
-            numbers=kept.size,
+            range(0, flat_changes.shape[1], at_once),
+            numbers=flat_changes.size,
         )
         return np.concatenate(sums).reshape(changes.shape[1:])
 
@@ -161,11 +161,11 @@ class Elementwise(DeltaMethod):
 
         def choose(place: int) -> keeping.Choice:
             change = layer.stack.one(place)
-            if layer.seen is None:
-                kept = keeping.kept(change, self.keep, *shares, sources[place])
+            if layer.findings is None:
+                sparse = keeping.kept(change, self.keep, *shares, sources[place])
             else:
-                kept = np.where(np.abs(change) >= layer.seen[place], change, 0.0)
-            return keeping.chosen(kept, change, self.density, self.rescale)
+                sparse = np.where(np.abs(change) >= layer.findings[place], change, 0.0)
+            return keeping.chosen(sparse, change, self.density, self.rescale)
 
         return threads.each(choose, range(len(sources)), numbers=layer.stack.num_held)
 

@@ -81,9 +81,9 @@ def outliers(change: np.ndarray, density: float, dropped: float) -> np.ndarray:
         and `density` are together more than all, fewer are dropped.
     """
     count = _count(change, density)
-    first = min(int(dropped * change.size), change.size - count)
-    left = _greatest(change, first + count) & ~_greatest(change, first)
-    return np.where(left, change, 0.0)
+    num_dropped = min(int(dropped * change.size), change.size - count)
+    is_kept = _greatest(change, num_dropped + count) & ~_greatest(change, num_dropped)
+    return np.where(is_kept, change, 0.0)
 
 
 def random(change: np.ndarray, density: float, rng: np.random.Generator) -> np.ndarray:
@@ -152,25 +152,27 @@ def trimmed(
 
 
 def chosen(
-    kept: np.ndarray, change: np.ndarray, density: float, how: Rescale
+    kept_numbers: np.ndarray, change: np.ndarray, density: float, how: Rescale
 ) -> Choice:
-    """Returns which numbers were kept, and what they are scaled up by.
+    """Returns which numbers were kept, and the factor that scales them up.
 
     Args:
-      kept: What is left of `change`.
+      kept_numbers: What is left of `change`.
       change: All of it.
       density: The share that was to be left.
       how: As of `factor`.
     """
-    bits = np.packbits(np.atleast_1d(kept != 0), axis=-1)
-    return Choice(bits, factor(kept, change, density, how))
+    bits = np.packbits(np.atleast_1d(kept_numbers != 0), axis=-1)
+    return Choice(bits, factor(kept_numbers, change, density, how))
 
 
-def factor(kept: np.ndarray, change: np.ndarray, density: float, how: Rescale) -> float:
-    """Returns what kept numbers are scaled up by, for those that were dropped.
+def factor(
+    kept_numbers: np.ndarray, change: np.ndarray, density: float, how: Rescale
+) -> float:
+    """Returns the factor of kept numbers, which makes up for the dropped ones.
 
     Args:
-      kept: What is left of `change`.
+      kept_numbers: What is left of `change`.
       change: All of it.
       density: The share that was to be left.
       how: "density" divides by it, as DARE's paper; "l1" gives the sum of sizes that
@@ -179,8 +181,8 @@ def factor(kept: np.ndarray, change: np.ndarray, density: float, how: Rescale) -
     if how == "density":
         return 1.0 / density
     if how == "l1":
-        left = float(np.abs(kept).sum())
-        return float(np.abs(change).sum()) / left if left else 1.0
+        kept_sum = float(np.abs(kept_numbers).sum())
+        return float(np.abs(change).sum()) / kept_sum if kept_sum else 1.0
     return 1.0
 
 
@@ -198,12 +200,12 @@ def generators(
       layer: What each expert changes, [...].
       random_seed: Of the method.
     """
-    seen: dict[int, int] = {}
+    counts: dict[int, int] = {}
     rngs = []
     for change in layer:
         mark = zlib.crc32(np.abs(change).tobytes())
-        seen[mark] = seen.get(mark, -1) + 1
-        seed = [random_seed, zlib.crc32(name.encode()), mark, seen[mark]]
+        counts[mark] = counts.get(mark, -1) + 1
+        seed = [random_seed, zlib.crc32(name.encode()), mark, counts[mark]]
         rngs.append(np.random.default_rng(seed))
     return rngs
 

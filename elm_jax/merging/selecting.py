@@ -205,7 +205,7 @@ class Emr(SelectingMethod):
     def _change(self, layer: Layer) -> np.ndarray:
         if self.expert < 0:
             return by_parts(layer, _elected_of)
-        factor = 1.0 if layer.is_inner else layer.seen
+        factor = 1.0 if layer.is_inner else layer.findings
         return by_parts(layer, self._masked) * factor
 
     def _masked(self, layer: Layer) -> np.ndarray:

@@ -51,8 +51,8 @@ def rank_of(matrix: np.ndarray) -> int:
 def nearest_orthonormal(matrix: np.ndarray) -> np.ndarray:
     """Returns the matrix with all its singular values, but for zeros, made 1."""
     left, sizes, right = svd(matrix)
-    kept = rank(sizes)
-    return left[:, :kept] @ right[:kept]
+    num_kept = rank(sizes)
+    return left[:, :num_kept] @ right[:num_kept]
 
 
 def right_svd(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

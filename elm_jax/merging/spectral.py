@@ -95,10 +95,10 @@ class TsvMerge(MatrixMethod):
         count, rows, columns = layer.shape
         most = max(1, min(rows, columns) // count)
         left, sizes, right = layer.matrices.scaled(layer.weights).svd(most)
-        ranks = [singular.rank(each) for each in sizes]
+        ranks = [singular.rank(expert_sizes) for expert_sizes in sizes]
         # None of an expert that changes nothing: its directions would be arbitrary.
-        kept = [min(rank, max(1, rank // count)) for rank in ranks]
-        parts = zip(left, sizes, right, kept, strict=True)
+        nums_kept = [min(rank, max(1, rank // count)) for rank in ranks]
+        parts = zip(left, sizes, right, nums_kept, strict=True)
         cut = [(u[:, :k], s[:k], v[:k]) for u, s, v, k in parts]
         lefts = np.concatenate([u for u, _, _ in cut], axis=1)
         middle = np.concatenate([s for _, s, _ in cut])
@@ -131,10 +131,10 @@ class IsoC(MatrixMethod):
 
     def _matrix(self, layer: Layer) -> np.ndarray:
         left, sizes, right = singular.svd(layer.total)
-        kept = singular.rank(sizes)
-        if not kept:
+        num_kept = singular.rank(sizes)
+        if not num_kept:
             return np.zeros(layer.shape[1:])
-        return float(sizes[:kept].mean()) * left[:, :kept] @ right[:kept]
+        return float(sizes[:num_kept].mean()) * left[:, :num_kept] @ right[:num_kept]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,16 +164,16 @@ class IsoCts(MatrixMethod):
         whole = _rank_of_all(matrices)
         if not whole:
             return np.zeros((rows, columns))
-        each = round((whole - int(whole * self.common_share)) / count)
-        common = whole - each * count
+        rank_each = round((whole - int(whole * self.common_share)) / count)
+        common = whole - rank_each * count
         left, sizes, right = singular.svd(layer.total)
         common = min(common, singular.rank(sizes))
         left, sizes, right = left[:, :common], sizes[:common], right[:common]
         lefts, middle, rights = [left], [sizes], [right]
-        if each:
-            own_left, own_sizes, own_right = matrices.without(left).svd(each)
+        if rank_each:
+            own_left, own_sizes, own_right = matrices.without(left).svd(rank_each)
             lefts = [*own_left, left]
-            middle = [*own_sizes[:, :each], sizes]
+            middle = [*own_sizes[:, :rank_each], sizes]
             rights = [*own_right, right]
         size = float(np.concatenate(middle).mean())
         u = singular.nearest_orthonormal(np.concatenate(lefts, axis=1))

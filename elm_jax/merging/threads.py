@@ -36,7 +36,10 @@ def each(
     """
     if len(items) < few or numbers < _MANY:
         return [work(item) for item in items]
-    told = np.geterr()  # a thread of its own would warn of what is reported elsewhere
-    pool = futures.ThreadPoolExecutor(_AT_ONCE, initializer=lambda: np.seterr(**told))
+    # A thread has its own error handling; it would warn of what is reported elsewhere.
+    handling = np.geterr()
+    pool = futures.ThreadPoolExecutor(
+        _AT_ONCE, initializer=lambda: np.seterr(**handling)
+    )
     with pool:
         return list(pool.map(work, items))

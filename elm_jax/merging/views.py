@@ -114,12 +114,12 @@ class LeafView(View):
 
     def put(self, change: np.ndarray) -> None:
         """Writes the base with the change."""
-        first = self._layer[0].astype(np.float64)
+        first_layer = self._layer[0].astype(np.float64)
         with np.errstate(over="ignore"):  # reported by name, once, at the end
             value = self._origin + change
             # What changes nothing is the base, and what changes the same is the first
             # expert: without an addition, which would round.
-            value = np.where(change == first - self._origin, first, value)
+            value = np.where(change == first_layer - self._origin, first_layer, value)
             value = np.where(change == 0, self._origin, value)
             self._out[...] = value.astype(self._out.dtype)
 
@@ -157,8 +157,8 @@ class ProductView(View):
     @property
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
         """The columns that all A span, and the rows that all B span."""
-        made = self._made()
-        return made.left, made.right
+        whole_core = self._made()
+        return whole_core.left, whole_core.right
 
     def changes(self) -> np.ndarray:
         """Returns cores; raises ConfigError if they take too much memory."""
@@ -209,13 +209,13 @@ class KnotsView(View):
         below = matrices.reshape(count * rows, columns)
         if len(below) < singular.LONG * columns or below.size < _MANY:
             left, sizes, right = singular.svd(below)
-            kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
-            parts = left[:, :kept]
+            num_kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
+            parts = left[:, :num_kept]
         else:
             sizes, right = singular.right_svd(below)
-            kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
-            inverse = (right[:kept] / sizes[:kept, None]).T.astype(np.float32)
-            parts = np.empty((len(below), kept), np.float32)
+            num_kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
+            inverse = (right[:num_kept] / sizes[:num_kept, None]).T.astype(np.float32)
+            parts = np.empty((len(below), num_kept), np.float32)
             at_once = max(1, _AT_ONCE // columns)
 
             def multiply(start: int) -> None:
@@ -224,8 +224,8 @@ class KnotsView(View):
 
             starts = range(0, len(below), at_once)
             threads.each(multiply, starts, numbers=below.size)
-        self._parts = parts.reshape(count, rows, kept)
-        self._shared = sizes[:kept, None] * right[:kept]
+        self._parts = parts.reshape(count, rows, num_kept)
+        self._shared = sizes[:num_kept, None] * right[:num_kept]
 
     def changes(self) -> np.ndarray:
         """Returns the experts' parts of V, [experts, m, k]; large ones as float32."""
