@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from elm_jax.cli import gin_errors
 
-_PART = re.compile(r"@(?P<name>[\w/.]+)\(")  # with its scopes
+_PART = re.compile(r"[@%](?P<name>[\w/.]+)")  # with its scopes, or a macro
 
 
 def unused(bound: str, operative: str) -> list[str]:
@@ -25,7 +25,7 @@ def unused(bound: str, operative: str) -> list[str]:
 def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
     """Returns the parts that files name and that flags replace, with their fields.
 
-    And the parts that only these parts name, and so on.
+    And the parts and macros that only these name, and so on.
 
     >>> of_files = "merge.Merge.method = @ties.Ties()"
     >>> replaced(of_files, ["merge.Merge.method = 'uniform'"])
@@ -66,8 +66,8 @@ def _replace_parts_of(
 
 
 def _owner(name: str) -> str:
-    """Returns the part, with its scopes, that a binding is of; "" for a macro."""
-    return name.rpartition(".")[0]
+    """Returns the part, with its scopes, that a binding is of; or the macro."""
+    return name.rpartition(".")[0] or name
 
 
 def not_replaced(

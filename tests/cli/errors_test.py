@@ -19,7 +19,7 @@ from elm_jax.checkpoints import manifest
 from elm_jax.cli import gin_flags, selectors
 from elm_jax.disk import files
 from elm_jax.library import catalogue
-from elm_jax.runs import merge, merge_stages
+from elm_jax.runs import evaluate, merge, merge_stages
 from tests.checkpoints import sample
 from tests.cli import failing
 from tests.cli.failing import fail
@@ -187,6 +187,19 @@ def test_a_flag_that_takes_a_part_out_takes_out_what_only_that_part_names(capsys
     assert f"AdaMerging.max_steps is not used, {taken_out}" in told
     assert f"adamerging/merge.Merge.search is not used, {taken_out}" in told
     assert "GreedySoup" not in told
+
+
+def test_a_flag_that_takes_parts_out_takes_out_macros_that_only_they_name(capsys):
+    run, *_ = gin_flags.build_run(
+        [evaluate.Evaluate],
+        gin_files=["gin/pocket/merging_lora.gin"],
+        bindings=(
+            "MODEL_DIR = 'runs'",
+            "evaluate.Evaluate.strategies = ('retrieved',)",
+        ),
+    )
+    assert run.strategies == ("retrieved",)
+    assert "RANK is not used, as" in capsys.readouterr().err
 
 
 @contextlib.contextmanager
