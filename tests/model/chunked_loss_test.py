@@ -10,6 +10,7 @@ import pytest
 from elm_jax import trees
 from elm_jax.model import chunked_loss, loss, t5
 from elm_jax.peft import expert_parts
+from tests import drawn
 
 Z_LOSS = 1e-2
 
@@ -19,7 +20,7 @@ def value_and_gradient(tiny, num_chunks, *, pattern=".*", is_tied=False, packed=
         tiny.config, logits_chunks=num_chunks, logits_via_embedding=is_tied
     )
     model = t5.T5(shape)
-    params = t5.init_params(model, seed=0)
+    params = jax.device_put(drawn.params_of(model, seed=0))
     trained, frozen = trees.split(params, pattern)
     loss_fn = loss.make_loss_fn(model, z_loss=Z_LOSS)
     batch = tiny.packed_batch if packed else tiny.batch

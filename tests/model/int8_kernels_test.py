@@ -11,6 +11,7 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.model import config, cost, int8_kernels, kept, loss, precision, t5
 from elm_jax.peft import bottleneck, expert_parts, ia3, lora
+from tests import drawn
 
 SPECS = (bottleneck.Bottleneck(reduction_factor=4), lora.Lora(), ia3.Ia3())
 BASE = ("", "int8")
@@ -101,14 +102,8 @@ def test_all_matrices_of_layers_are_held_and_none_of_adapters(tiny):
 def make(tiny, spec, dtype="bfloat16", **changes):
     shape = dataclasses.replace(tiny.config, dtype=dtype, **changes)
     model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
-    drawn = trees.flatten(t5.init_params(model, seed=0))
     # Adapters that change something, over the weights of the tiny model.
-    rng = np.random.default_rng(0)
-    noise = {n: a + 0.02 * rng.normal(size=a.shape) for n, a in drawn.items()}
-    params = trees.replace(
-        jax.tree.map(lambda leaf: leaf.astype(np.float32), trees.unflatten(noise)),
-        tiny.params,
-    )
+    params = trees.replace(drawn.params_of(model, seed=0), tiny.params)
     return model, trees.split(params, expert_parts.PROMPT_EXPERT)
 
 

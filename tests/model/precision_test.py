@@ -9,6 +9,7 @@ import pytest
 from elm_jax import trees
 from elm_jax.model import config, loss, precision, scoring, t5
 from elm_jax.peft import bottleneck, expert_parts, ia3, lora
+from tests import drawn
 
 SPECS = (bottleneck.Bottleneck(reduction_factor=4), lora.Lora(), ia3.Ia3())
 
@@ -16,7 +17,8 @@ SPECS = (bottleneck.Bottleneck(reduction_factor=4), lora.Lora(), ia3.Ia3())
 def make(tiny, dtype, spec, **changes):
     shape = dataclasses.replace(tiny.config, dtype=dtype, **changes)
     model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
-    return model, trees.split(t5.init_params(model, seed=0), expert_parts.PROMPT_EXPERT)
+    params = jax.device_put(drawn.params_of(model, seed=0))
+    return model, trees.split(params, expert_parts.PROMPT_EXPERT)
 
 
 @pytest.mark.slow
@@ -101,7 +103,7 @@ def test_no_gradient_of_a_parameter_is_rounded_to_bfloat16(tiny, spec):
     """The cast of a parameter comes before the sum over tokens, and so over devices."""
     shape = dataclasses.replace(tiny.config, dtype="bfloat16")
     model = t5.T5(shape, spec and spec.adapter_fn(shape.emb_dim))
-    params = t5.init_params(model, seed=0)
+    params = jax.device_put(drawn.params_of(model, seed=0))
     pattern = expert_parts.PROMPT_EXPERT if spec else expert_parts.DATASET_EXPERT
     trained, frozen = trees.split(params, pattern)
     loss_fn = loss.make_loss_fn(model)

@@ -16,6 +16,7 @@ from elm_jax.routing import token_routers
 from elm_jax.runs import placement
 from elm_jax.runs.training import step_cost
 from elm_jax.training import optimizers, state, step
+from tests import drawn
 
 # Sums over devices are added in another order; a few units in the last place of
 # float32, whose spacing is 1.2e-7.
@@ -89,20 +90,7 @@ ARRAYS = {
 def host_params(family):
     shape, adapter, *_ = FAMILIES[family]
     model = t5.T5(shape, adapter and adapter.adapter_fn(shape.emb_dim))
-    rng = np.random.default_rng(3)
-    params = {}
-    # Of the initialisers' sizes, which take a fifth of the time to compile. No adapter
-    # may start as nothing, or it would be tested in part.
-    for name, leaf in trees.flatten(t5.param_shapes(model)).items():
-        noise = rng.normal(scale=0.05, size=leaf.shape)
-        if name.endswith("scale"):
-            noise += 1
-        elif name.endswith(("kernel", "lora_a")):
-            noise += rng.normal(scale=leaf.shape[-2] ** -0.5, size=leaf.shape)
-        elif name.endswith("embedding"):
-            noise += rng.normal(size=leaf.shape)
-        params[name] = noise.astype(np.float32)
-    return model, trees.unflatten(params)
+    return model, drawn.params_of(model, seed=3)
 
 
 def outcome(family, devices, table):

@@ -11,6 +11,7 @@ from elm_jax.model import config, loss, t5
 from elm_jax.peft import bottleneck, expert_parts, ia3, lora
 from elm_jax.training import fleet as fleet_lib
 from elm_jax.training import optimizers, schedules, state, step
+from tests import drawn
 from tests.training import toy
 
 pytestmark = pytest.mark.optimized  # claims of bits
@@ -247,7 +248,8 @@ def make_t5(kind):
     """Returns (loss_fn, tx, trainable, frozen)."""
     spec, pattern = KINDS[kind]
     model = t5.T5(SHAPE, spec and spec.adapter_fn(SHAPE.emb_dim))
-    trained, frozen = expert_parts.split(t5.init_params(model, seed=0), pattern)
+    trained, frozen = expert_parts.split(drawn.params_of(model, seed=0), pattern)
+    trained, frozen = jax.device_put((trained, frozen))
     tx = optimizers.AdamW(learning_rate=1e-2, warmup_steps=2).make(20)
     return loss.make_loss_fn(model), tx, trained, frozen
 

@@ -11,6 +11,7 @@ from elm_jax import trees
 from elm_jax.model import config, loss, t5
 from elm_jax.training import optimizers, step
 from elm_jax.training import state as state_lib
+from tests import drawn
 from tests.training import toy
 
 
@@ -121,7 +122,7 @@ def t5_batch():
 def test_a_batch_in_parts_has_the_gradient_and_metrics_of_the_whole():
     """In float32, to 1e-6 of the greatest: the parts' sums have another order."""
     model = t5.T5(SHAPE)
-    trained, frozen = trees.split(t5.init_params(model, seed=0), "kernel$")
+    trained, frozen = trees.split(drawn.params_of(model, seed=0), "kernel$")
     state = state_lib.init_state(trained, optax.sgd(1.0), seed=0)
     loss_fn, batch = loss.make_loss_fn(model), t5_batch()
 
@@ -152,7 +153,7 @@ def test_a_batch_in_parts_has_the_gradient_and_metrics_of_the_whole():
 @pytest.mark.slow
 def test_a_batch_without_weight_moves_nothing_in_parts_either():
     model = t5.T5(SHAPE)
-    trained, frozen = trees.split(t5.init_params(model, seed=0), "kernel$")
+    trained, frozen = trees.split(drawn.params_of(model, seed=0), "kernel$")
     tx = optax.sgd(1.0)
     batch = t5_batch() | {"decoder_loss_weights": jnp.zeros((6, 5))}
     step_fn = step.make_train_step(loss.make_loss_fn(model), tx, num_parts=3)
