@@ -1,4 +1,3 @@
-import functools
 from typing import Any
 
 import jax
@@ -7,12 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from elm_jax.model import config, loss, t5
-from elm_jax.peft import bottleneck, expert_parts, ia3, lora
 from elm_jax.training import fleet as fleet_lib
 from elm_jax.training import optimizers, schedules, state, step
-from tests import drawn
-from tests.training import toy
+from tests.training import tiny_t5, toy
 
 pytestmark = pytest.mark.optimized  # claims of bits
 SLOW = pytest.mark.slow  # a fast case is of the same claim
@@ -204,61 +200,11 @@ def test_new_experts_rates_and_lengths_need_no_new_program():
     assert fleet.num_compiled_steps == 1
 
 
-SHAPE = config.T5Config(
-    vocab_size=32,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    dropout_rate=0.1,
-)
-KINDS = {
-    "bottleneck": (
-        bottleneck.Bottleneck(reduction_factor=4),
-        expert_parts.PROMPT_EXPERT,
-    ),
-    "lora": (lora.Lora(rank=2), expert_parts.ADAPTERS),
-    "ia3": (ia3.Ia3(), expert_parts.ADAPTERS),
-}
-
-
-def t5_batch(seed, packed=False):
-    rng = np.random.default_rng(seed)
-    inputs = rng.integers(2, 32, (4, 8)).astype(np.int32)
-    targets = rng.integers(2, 32, (4, 4)).astype(np.int32)
-    batch = {
-        "encoder_input_tokens": inputs,
-        "decoder_input_tokens": targets,
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": np.ones((4, 4), np.float32),
-    }
-    if packed:
-        batch["encoder_segment_ids"] = np.repeat([[1, 2]], 4, 0).repeat(4, 1)
-        batch["decoder_segment_ids"] = np.repeat([[1, 2]], 4, 0).repeat(2, 1)
-        for side in ("encoder", "decoder"):
-            ids = batch[f"{side}_segment_ids"].astype(np.int32)
-            batch |= {f"{side}_segment_ids": ids, f"{side}_positions": ids}
-    return batch
-
-
-@functools.cache
-def make_t5(kind):
-    """Returns (loss_fn, tx, trainable, frozen)."""
-    spec, pattern = KINDS[kind]
-    model = t5.T5(SHAPE, spec and spec.adapter_fn(SHAPE.emb_dim))
-    trained, frozen = expert_parts.split(drawn.params_of(model, seed=0), pattern)
-    trained, frozen = jax.device_put((trained, frozen))
-    tx = optimizers.AdamW(learning_rate=1e-2, warmup_steps=2).make(20)
-    return loss.make_loss_fn(model), tx, trained, frozen
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiny_t5.KINDS)
 def test_an_expert_of_a_t5_fleet_has_the_bits_of_one_trained_alone(kind):
     """On one device; see the README for what the compiler does with several."""
-    loss_fn, tx, trained, frozen = make_t5(kind)
+    loss_fn, tx, trained, frozen = tiny_t5.make(kind)
     step_fn = step.make_train_step(loss_fn, tx)
     mesh = toy.make_mesh(1)
     example = state.init_state(trained, tx, seed=0)
@@ -268,39 +214,13 @@ def test_an_expert_of_a_t5_fleet_has_the_bits_of_one_trained_alone(kind):
     for slot in (1, 3):
         fleet.put(slot, state.init_state(trained, tx, seed=slot))
     for n in range(3):
-        fleet.step(frozen, {s: t5_batch((s, n), packed) for s in (1, 3)})
+        fleet.step(frozen, {s: tiny_t5.batch_of((s, n), packed) for s in (1, 3)})
     for slot in (1, 3):
         now = state.init_state(trained, tx, seed=slot)
         for n in range(3):
-            now, _ = step_fn(now, frozen, t5_batch((slot, n), packed))
+            now, _ = step_fn(now, frozen, tiny_t5.batch_of((slot, n), packed))
         toy.assert_same_bits(fleet.get(slot), now)
     toy.assert_same_bits(frozen, frozen_before)
-
-
-@pytest.mark.slow
-def test_a_base_split_over_devices_serves_a_fleet():
-    """Sums over devices change the order of additions: 1e-4 after these steps."""
-    loss_fn, tx, trained, frozen = make_t5("bottleneck")
-    mesh = toy.make_mesh(2, num_model=2)
-
-    def place(leaf):
-        spec = (None, None, "model") if leaf.ndim == 3 else ()
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*spec)))
-
-    base = jax.tree.map(place, frozen)
-    whole = NamedSharding(mesh, PartitionSpec())
-    example = state.init_state(jax.device_put(trained, whole), tx, seed=0)
-    fleet = fleet_lib.Slots(loss_fn, tx, example=example, mesh=mesh, num_slots=2)
-    fleet.put(1, example)
-    step_fn = step.make_train_step(loss_fn, tx)
-    now = state.init_state(trained, tx, seed=0)
-    for n in range(3):
-        _, lanes = fleet.step(base, {1: t5_batch(n)})
-        now, _ = step_fn(now, frozen, t5_batch(n))
-    pairs = zip(*map(jax.tree.leaves, (fleet.get(1), now)), strict=True)
-    for leaf, wanted in pairs:
-        np.testing.assert_allclose(leaf, wanted, rtol=1e-4, atol=1e-5)
-    assert lanes == {1: 1}
 
 
 def test_states_lie_evenly_over_devices():
