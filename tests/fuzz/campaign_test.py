@@ -29,15 +29,14 @@ def test_a_seed_gives_the_same_damage(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "kind"),
-    enumerate(["typed", "raw", "memory", "crash", "hang", "silent", "outside"]),
-)
-def test_each_class_is_told(monkeypatch, number, kind):
+def test_each_class_is_told_of_one_input_after_another(monkeypatch):
     monkeypatch.setenv("ELM_FUZZ_BROKEN", "1")
     monkeypatch.setattr(campaign, "LIMIT_SECS", 1.0)
-    (outcome,) = campaign.run([("broken", number)], seed=0)
-    assert outcome.kind == kind, outcome
+    kinds = ["typed", "raw", "memory", "crash", "hang", "silent", "outside"]
+    inputs = [("broken", number) for number in range(len(kinds))]
+    outcomes = list(campaign.run(inputs, seed=0))
+    assert [outcome.kind for outcome in outcomes] == kinds, outcomes
+    assert [(each.format, each.number) for each in outcomes] == inputs
 
 
 def test_a_campaign_that_is_stopped_has_tried_all_formats_by_their_shares():
