@@ -10,14 +10,16 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import experts
 from elm_jax.cli import gin_flags
 from elm_jax.evaluation import claims, result_store, row_lines, selection
-from elm_jax.library import index, sampling
+from elm_jax.library import index
 from elm_jax.runs import (
     convert,
     evaluate,
     library,
     loaded,
     merge,
+    queries,
     report,
+    scored_rows,
     tasks,
     train,
 )
@@ -126,16 +128,20 @@ def test_shards_of_an_evaluation_write_its_rows(folder):
     assert counts[0] == (len(names) + 2) // 2  # half of them and the base, rounded up
 
 
-def test_query_rows_are_never_scored(folder):
+def test_the_rows_that_are_scored_are_chosen_among_those_that_do_not_ask(folder):
+    """That `scored_rows.choose` leaves out those that ask is a test of its own."""
     store = result_store.ResultStore(folder / "results.jsonl")
     rows = [r for r in store.rows() if r.split == "validation"]
     assert rows
+    expected = scored_rows.choose(
+        160,
+        split="validation",
+        retrieval=queries.Queries(num_queries=NUM_QUERIES),
+        seed=42,
+        most=24,
+    )
     for row in rows:
-        num_rows = {"train": 600, "validation": 160, "test": 200}[row.split]
-        parts = sampling.divide_rows(num_rows, seed=42, num_queries=NUM_QUERIES)
-        scored = store.per_example(row)["example_ids"]
-        assert len(scored) == 24
-        assert not set(scored.tolist()) & set(parts.queries.tolist())
+        assert store.per_example(row)["example_ids"].tolist() == expected
 
 
 def test_scores_on_other_rows_are_other_cells(folder, tmp_path):
