@@ -166,7 +166,7 @@ def find(pattern: str, folders: Mapping[str, str]) -> list[pathlib.Path]:
 
 
 def fitting(pattern: str, names: Iterable[str]) -> list[str]:
-    """Returns the names that equal a shell pattern or match it, in their order.
+    """Returns the name that equals a shell pattern, else those that match it, in order.
 
     >>> fitting("a[1]", ["a1", "a[1]"]), fitting("a[1]", ["a1", "a2"])
     (['a[1]'], ['a1'])

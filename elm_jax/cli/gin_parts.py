@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from elm_jax.cli import gin_errors
 
 _PART = re.compile(r"[@%](?P<name>[\w/.]+)")  # with its scopes, or a macro
+_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 
 
 def unused(bound: str, operative: str) -> list[str]:
@@ -38,10 +39,10 @@ def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
     flags = _names(bindings)
     starts = [match.start() for match in gin_errors.STATEMENT.finditer(of_files)]
     flag_of: dict[str, str] = {}
-    kept: list[tuple[str, set[str]]] = [("", {*_PART.findall("\n".join(bindings))})]
+    kept: list[tuple[str, set[str]]] = [("", {*_parts_of("\n".join(bindings))})]
     for start, end in zip(starts, [*starts[1:], len(of_files)], strict=True):
         name, _, value = of_files[start:end].partition("=")
-        parts = _PART.findall(value)
+        parts = _parts_of(value)
         if name.strip() in flags:
             flag_of |= dict.fromkeys(parts, name.strip())
         else:
@@ -65,6 +66,10 @@ def _replace_parts_of(
             _replace_parts_of(inner, flag_of, kept)
 
 
+def _parts_of(value: str) -> list[str]:
+    return _PART.findall(_QUOTED.sub("", value))
+
+
 def _owner(name: str) -> str:
     """Returns the part, with its scopes, that a binding is of; or the macro."""
     return name.rpartition(".")[0] or name
@@ -84,10 +89,13 @@ def not_replaced(
     """
     unexplained = []
     flags = _names(bindings)
-    # Options without a scope are those of the part in every scope.
+    # Options without a scope are those of the part in every scope; and a part without
+    # one has those of the scope that names it.
     plain = {part.rpartition("/")[2]: part for part in parts}
     for name in unused:
-        part = _owner(name) if _owner(name) in parts else plain.get(_owner(name))
+        owner = _owner(name)
+        part = owner if owner in parts else plain.get(owner)
+        part = part or plain.get(owner.rpartition("/")[2])
         if part and name not in flags:
             text = f"{name} is not used, as --gin.{parts[part]} takes {part} out"
             print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -335,7 +335,7 @@ def _of_dataset(
 
 
 def scale_up(num_rows: int) -> float:
-    """Returns the factor that corrects the too small errors of resamples of n rows."""
+    """Returns the factor that corrects the too small errors of resamples."""
     return math.sqrt(num_rows / (num_rows - 1))
 
 

@@ -18,7 +18,7 @@ def summed(
     combine: Combine,
     is_inner: bool,
 ) -> np.ndarray:
-    """Returns the sum of some numbers of all experts that agree.
+    """Returns the sum, or mean, of some numbers of all experts that agree.
 
     Args:
       changes: Float [experts, numbers], what is kept of each expert's changes.

@@ -37,6 +37,8 @@ class InterferenceMethod(MatrixMethod):
         ratios matter.
     """
 
+    num_copies: ClassVar[int] = 2
+
     def __post_init__(self) -> None:
         """Raises ConfigError for weights that do not weigh."""
         super().__post_init__()

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -149,6 +149,8 @@ class DeltaMethod(MergeMethod):
     """
 
     needs_base = True
+    # Float64 arrays like what all experts change, which it holds at once; for plans.
+    num_copies: ClassVar[int] = 1
     weights: tuple[fields.Finite, ...] = ()
     scale: fields.Finite = 1.0
     align: bool = True

@@ -131,7 +131,7 @@ class Elementwise(DeltaMethod):
         return by_parts(layer, lambda part: self._summed(part, choices))
 
     def _summed(self, layer: Layer, choices: Sequence[keeping.Choice]) -> np.ndarray:
-        """Returns the sum of the kept numbers in some rows: of all, without choices."""
+        """Returns the sum, or mean, of the chosen numbers in some rows."""
         changes = keeping.trimmed(layer.changes, choices, layer.rows)
         flat_changes = changes.reshape(len(changes), -1)
         # A few numbers of all experts at a time, so that they stay in the cache.

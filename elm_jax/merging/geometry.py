@@ -31,6 +31,7 @@ class ModelStock(DeltaMethod):
     """
 
     name: ClassVar[str] = "model_stock"
+    num_copies: ClassVar[int] = 2
     reference: ClassVar[str] = "Jang et al. 2024, arXiv:2403.19522"
 
     def _is_sum(self, layer: Layer) -> bool:

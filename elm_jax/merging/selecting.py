@@ -69,6 +69,7 @@ class Sce(SelectingMethod):
     """
 
     name: ClassVar[str] = "sce"
+    num_copies: ClassVar[int] = 5
     reference: ClassVar[str] = "Wan et al. 2024, arXiv:2408.07990"
     density: fields.ShareAboveZero = 1.0
 
@@ -127,6 +128,7 @@ class Consensus(SelectingMethod):
     """
 
     name: ClassVar[str] = "consensus"
+    num_copies: ClassVar[int] = 4
     reference: ClassVar[str] = "Wang et al. 2024, arXiv:2405.07813"
     least: fields.NotNegative = 0.4
     count: fields.Count = 2

@@ -88,6 +88,7 @@ class TsvMerge(MatrixMethod):
     """
 
     name: ClassVar[str] = "tsv_merge"
+    num_copies: ClassVar[int] = 3
     reference: ClassVar[str] = "Gargiulo et al. 2025, arXiv:2412.00081"
     breaks: ClassVar[Mapping[str, str]] = MappingProxyType({"equal_experts": _SPLIT})
 
@@ -154,6 +155,7 @@ class IsoCts(MatrixMethod):
     """
 
     name: ClassVar[str] = "iso_cts"
+    num_copies: ClassVar[int] = 3
     reference: ClassVar[str] = "Marczak et al. 2025, arXiv:2502.04959"
     breaks: ClassVar[Mapping[str, str]] = _FLATTENED
     common_share: fields.Share = 0.8
@@ -206,5 +208,6 @@ class Knots(Ties):
     """
 
     name: ClassVar[str] = "knots"
+    num_copies: ClassVar[int] = 2
     reference: ClassVar[str] = "Stoica et al. 2024, arXiv:2410.19735"
     space: views.Space = "knots"

@@ -12,7 +12,7 @@ from elm_jax.merging import singular, threads
 Rows = slice | types.EllipsisType
 """Some rows of an array, or `...` for all."""
 
-_AT_ONCE = 1 << 22  # numbers, of experts whose matrices are put beside each other
+_AT_ONCE = 1 << 21  # numbers, of experts whose matrices are put beside each other
 
 
 class Stack(abc.ABC):
@@ -190,7 +190,8 @@ class Arrays(Matrices):
     def equations(self, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns both sums; of long matrices a few are put beside each other at once.
 
-        Their copies then take less than all matrices do.
+        Two parts are in memory at once, each with three copies; of matrices of more
+        than `_AT_ONCE` numbers, one.
         """
         matrices = self.changes
         count, rows, columns = matrices.shape
@@ -206,7 +207,7 @@ class Arrays(Matrices):
             lambda some: _added_up(matrices, factors, some),
             (parts[:half], parts[half:]),
             numbers=matrices.size,
-            few=2,
+            few=2 if rows * columns <= _AT_ONCE else 3,
         )
         return gram + second[0], cubes + second[1]
 

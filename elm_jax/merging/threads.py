@@ -24,7 +24,7 @@ def each(
     items: Sequence[Item],
     *,
     numbers: int,
-    few: int = _FEW,
+    few: int | None = None,
 ) -> list[Made]:
     """Returns what is made of each item, as `map` does.
 
@@ -32,9 +32,9 @@ def each(
       work: What to make of an item; it may write into arrays, where no other does.
       items: One or more.
       numbers: That are read, of all items.
-      few: Items of which two at a time would be too many.
+      few: Items of fewer are made one after another; None for a usual number.
     """
-    if len(items) < few or numbers < _MANY:
+    if len(items) < (_FEW if few is None else few) or numbers < _MANY:
         return [work(item) for item in items]
     # A thread has its own error handling; it would warn of what is reported elsewhere.
     handling = np.geterr()

@@ -99,11 +99,15 @@ class Merge(Run):
         """
         with self._found(writes=False) as folders:
             infos = self._read_infos(folders)
+            finished = self._planned(infos)
+            search_lines = self.search.plan(len(folders)) if self.search else {}
+            if finished is True:
+                search_lines.pop("search scores", None)
             lines = {
                 "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
                 "method": self.chosen_method(),
-                **(self.search.plan(len(folders)) if self.search else {}),
-                "finished already": self._planned(infos),
+                **search_lines,
+                "finished already": finished,
                 "files": self.folder,
             }
             base_dir = self.path(self.initial_checkpoint_path)

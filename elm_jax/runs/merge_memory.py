@@ -9,7 +9,7 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import leaf_parts
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import aligning, averages, deltas, task_arithmetic
+from elm_jax.merging import aligning, averages, closed_form, deltas, task_arithmetic
 from elm_jax.merging.method import MergeMethod
 from elm_jax.model import reads
 from elm_jax.peft import effects
@@ -27,6 +27,7 @@ from elm_jax.types import LAYERS, Side
 _COPIES = 3  # of a layer of each expert: one in an order of its own, one in float64
 _SUMS = 4  # of what is measured: of all rows, with a batch's, the batch's, the mean
 _RANKED = 3  # of all that one expert changes: its layers, these together, and sorted
+_CHANGED = 6  # of a layer's float64 arrays: what is merged of it, and how it came to be
 _FLOAT64_BYTES = 8
 _BASES = 3  # as it is loaded, as the model computes with it, and on the device
 
@@ -93,7 +94,24 @@ def _of_leaf(
     held = sum(leaf_parts.held_rows(x, step) * leaf_parts.row_bytes(x) for x in every)
     ahead = held if held <= merge_sources.AHEAD_BYTES else 0
     copies = _COPIES * held if method.needs_statistics else 0
+    copies += _of_changes(method, like, step, len(sources)) if method.needs_base else 0
     return held + ahead + copies + 4 * step * leaf_parts.row_bytes(like)
+
+
+def _of_changes(method: MergeMethod, like: Leaf, step: int, num_experts: int) -> int:
+    """Returns the bytes of what experts change in a step, and of what is made of it.
+
+    Closed forms put matrices beside each other, twice: two squares of either side, and
+    three as large as the matrix.
+    """
+    layer = step * math.prod(like.shape[1:])
+    numbers = _CHANGED * layer
+    if isinstance(method, deltas.DeltaMethod):
+        numbers += method.num_copies * num_experts * layer
+    if isinstance(method, closed_form.InterferenceMethod) and len(like.shape) > 1:
+        rows, columns = like.shape[-2:]
+        numbers += 2 * (2 * rows**2 + 2 * columns**2 + 3 * rows * columns)
+    return numbers * _FLOAT64_BYTES
 
 
 def _of_place(

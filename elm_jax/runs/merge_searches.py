@@ -48,7 +48,7 @@ class Sweep(searches.Search):
             self._of(method, value)
 
     def num_merges(self, num_experts: int) -> int:
-        """Returns how many merges it scores."""
+        """Returns how many merges it scores at most."""
         del num_experts
         return len(self.values)
 
@@ -110,7 +110,7 @@ class GreedySoup(searches.Search):
             _refuse(self.kind, method, "uniform")
 
     def num_merges(self, num_experts: int) -> int:
-        """Returns how many merges it scores."""
+        """Returns how many merges it scores at most."""
         return 2 * num_experts - 1
 
     def find(self, problem: search_problems.Problem) -> searches.Found:
@@ -173,9 +173,9 @@ class LoraHub(searches.Search):
         _check_sum(self.kind, method)
 
     def num_merges(self, num_experts: int) -> int:
-        """Returns how many merges it scores."""
+        """Returns how many merges it scores at most."""
         del num_experts
-        return self.max_steps + (self.by == "gradient")
+        return self.max_steps + 1 if self.by == "gradient" else max(2, self.max_steps)
 
     def find(self, problem: search_problems.Problem) -> searches.Found:
         """Returns the sum with the best weights."""
@@ -250,7 +250,7 @@ class AdaMerging(searches.Search):
             )
 
     def num_merges(self, num_experts: int) -> int:
-        """Returns how many merges it scores."""
+        """Returns how many merges it scores at most."""
         del num_experts
         return self.max_steps + 1
 

@@ -64,7 +64,7 @@ class Search(abc.ABC):
 
     @abc.abstractmethod
     def num_merges(self, num_experts: int) -> int:
-        """Returns how many merges it scores."""
+        """Returns how many merges it scores at most."""
 
     def plan(self, num_experts: int) -> Plan:
         """Returns what it will do, as lines of a plan; reads nothing."""
@@ -72,8 +72,8 @@ class Search(abc.ABC):
         which_rows = f"{number} {split} rows" if number else f"all {split} rows"
         return {
             "search": self,
-            "search scores": f"{self.num_merges(num_experts)} merges, on {which_rows}"
-            " of each task; this takes its own time",
+            "search scores": f"at most {self.num_merges(num_experts)} merges, on"
+            f" {which_rows} of each task; this takes its own time",
         }
 
     @abc.abstractmethod

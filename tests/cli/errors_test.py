@@ -189,6 +189,30 @@ def test_a_flag_that_takes_a_part_out_takes_out_what_only_that_part_names(capsys
     assert "GreedySoup" not in told
 
 
+def test_options_under_the_scope_of_who_names_a_part_go_with_it(tmp_path, capsys):
+    more = tmp_path / "more.gin"
+    more.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from elm_jax.runs import merge\n"
+        "from elm_jax.runs import merge_stages\n"
+        "from elm_jax.merging import elementwise\n"
+        "merge_stages.Stages.model_dir = 'runs'\n"
+        "merge_stages.Stages.stages = (@s/merge.Merge(),)\n"
+        "merge.Merge.model_dir = 'runs'\n"
+        "merge.Merge.initial_checkpoint_path = 'runs/base'\n"
+        "merge.Merge.experts = ('runs/experts/*',)\n"
+        "s/merge.Merge.expert_name = 'merged'\n"
+        "merge.Merge.method = @elementwise.Ties()\n"
+        "s/elementwise.Ties.density = 0.2\n"
+    )
+    gin_flags.build_run(
+        [merge_stages.Stages],
+        gin_files=[str(more)],
+        bindings=["merge.Merge.method = 'uniform'"],
+    )
+    assert "s/elementwise.Ties.density is not used" in capsys.readouterr().err
+
+
 def test_a_flag_that_takes_parts_out_takes_out_macros_that_only_they_name(capsys):
     run, *_ = gin_flags.build_run(
         [evaluate.Evaluate],

@@ -182,7 +182,7 @@ def main() -> None:
     root, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what native code prints is no answer
-    os.fsync = lambda handle: None  # no power fails here
+    os.fsync = lambda handle: os.fstat(handle) and None  # no power fails here
     workshop = Workshop(root, seed)
     os.chdir(workshop.work)
 

@@ -129,7 +129,7 @@ def test_shards_of_an_evaluation_write_its_rows(folder):
 
 
 def test_the_rows_that_are_scored_are_chosen_among_those_that_do_not_ask(folder):
-    """That `scored_rows.choose` leaves out those that ask is a test of its own."""
+    """That `scored_rows.choose` leaves out those that ask is tested with it."""
     store = result_store.ResultStore(folder / "results.jsonl")
     rows = [r for r in store.rows() if r.split == "validation"]
     assert rows

@@ -99,16 +99,23 @@ def reports(folder):
     return [path.stat().st_size for path in paths]
 
 
-def kill(folder, start, rng):
+def kill(folder, start, rng, *, num_reports=None):
     """Starts a run and kills it at a random moment of its life.
 
     One time in four that is before its first step, else after a few of its next steps
     and a little more: within a step, or within the save of it.
 
+    Args:
+      folder: Of the run.
+      start: Starts it.
+      rng: Chance.
+      num_reports: After how many steps; drawn if None.
+
     Returns:
       Exit status, and whether a step had been reported.
     """
-    num_reports = rng.choice([0, *rng.choices(range(1, MOST_REPORTS + 1), k=3)])
+    if num_reports is None:
+        num_reports = rng.choice([0, *rng.choices(range(1, MOST_REPORTS + 1), k=3)])
     num_seen, last = 0, reports(folder)
     process = start()
     if num_reports == 0:
@@ -165,7 +172,10 @@ def test_sigkill_at_random_moments_changes_no_bit_of_any_expert(
 ):
     folder, rng = start_with(base, tmp_path), random.Random(0)
     num_kills = NUM_KILLS // len(WAYS)
-    killed = [kill(folder, lambda: start(folder, way), rng) for _ in range(num_kills)]
+    killed = [
+        kill(folder, lambda: start(folder, way), rng, num_reports=0 if first else None)
+        for first in (True, *[False] * (num_kills - 1))
+    ]
     # The others came to their end before.
     assert sum(status == -signal.SIGKILL for status, _ in killed) >= 0.8 * num_kills
     assert sum(has_begun for _, has_begun in killed) >= 0.4 * num_kills

@@ -20,6 +20,7 @@ LORA = {"kind": "lora", "rank": 2}
 PLACE = "decoder/layers/query_adapter"
 LORA_SHAPES = {f"{PLACE}/lora_a": (6, 8, 2), f"{PLACE}/lora_b": (6, 2, 8)}
 WIDE = {f"{PLACE}/lora_a": (1, 2048, 8), f"{PLACE}/lora_b": (1, 8, 2048)}
+OF_CHANGES = [n for n in methods.METHODS if methods.of(n).needs_base]
 ALL_CORES = (methods.of("knots"), methods.of("magmax", space="knots"))
 
 
@@ -242,3 +243,30 @@ def test_measuring_holds_the_base_the_expert_and_what_is_summed_up():
     )
     told = merge_memory.of_measuring(base, expert, measured)
     assert told == 3 * (35 + 15) * 4 + 4 * 25 * 4
+
+
+@pytest.mark.parametrize("name", OF_CHANGES)
+@pytest.mark.parametrize("shape", [(1, 480, 192), (1, 192, 480)])
+@pytest.mark.parametrize("num_experts", [2, 4, 12])
+def test_merging_matrices_of_whole_models_holds_no_more_than_is_told(
+    monkeypatch, num_experts, shape, name
+):
+    method, leaf_name = methods.of(name), "decoder/layers/mlp/wo/kernel"
+    monkeypatch.setattr(merge_sources, "AHEAD_BYTES", 0)
+
+    def expert(seed):
+        def blocks():
+            yield np.random.default_rng(seed).standard_normal(shape, FLOAT)
+
+        return expert_of({leaf_name: shape}, seed, blocks=blocks)
+
+    every = [expert(seed) for seed in range(num_experts)]
+    assert merged_leaves.can_merge(method, every[0].info)
+    start = expert(num_experts).leaves
+    told = merge_memory.of_leaves(method, every, start, {})
+    (leaf,) = merged_leaves.merged(method, every, start).values()
+    tracemalloc.start()
+    assert sum(len(block) for block in leaf.blocks()) == 1
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < told + 100_000  # of the interpreter

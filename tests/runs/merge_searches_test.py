@@ -386,6 +386,7 @@ def told_of_written(folder, names):
         (merge_searches.Sweep(rows=ROWS, values=(1.0, 0.5)), SUM, 2),
         (merge_searches.GreedySoup(rows=ROWS), averages.Uniform(), 5),
         (merge_searches.LoraHub(rows=ROWS, max_steps=6), SUM, 6),
+        (merge_searches.LoraHub(rows=ROWS, max_steps=1), SUM, 2),
         (merge_searches.LoraHub(rows=ROWS, by="gradient", max_steps=2), SUM, 3),
         (merge_searches.AdaMerging(rows=ROWS, max_steps=2), SUM, 3),
     ],
@@ -394,8 +395,9 @@ def test_a_plan_tells_how_many_merges_a_search_scores(folder, search, method, nu
     name = f"planned_{search.kind}_{number}"
     run = search_of(folder, "lora", search, name, method)
     plan = run.plan()["search scores"]
-    assert plan.startswith(f"{number} merges, on all validation rows of each task")
+    assert plan.startswith(f"at most {number} merges, on all validation rows of each")
     run.run()
+    assert "search scores" not in run.plan()
     searched = merged_recipe(folder, name).data["merge"]["search"]
     assert len(searched["tried"]) == number
 

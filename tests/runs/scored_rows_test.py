@@ -1,9 +1,13 @@
 """Rows that are scored are none of those that ask a library."""
 
+import shutil
+
 import pytest
 
+from elm_jax.evaluation import result_store
 from elm_jax.library import sampling
 from elm_jax.runs import queries, scored_rows
+from tests.runs import toy
 
 NUM_ROWS, NUM_QUERIES = 40, 8
 
@@ -41,3 +45,22 @@ def test_the_seed_of_queries_decides_where_a_library_is_asked():
     retrieval = queries.Queries(num_queries=NUM_QUERIES)
     assert chosen(retrieval, seed=1) == chosen(retrieval, seed=2)
     assert chosen(None, seed=1, most=10) != chosen(None, seed=2, most=10)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy_tasks")
+def test_an_evaluation_scores_none_of_the_rows_that_asked(library_folder, tmp_path):
+    shutil.copytree(library_folder, folder := tmp_path / "folder")
+    retrieval = queries.Queries(embedder=toy.ENCODER, num_queries=2)
+    toy.score(folder, splits=("validation",), retrieval=retrieval, overlap="mark").run()
+    store = result_store.ResultStore(folder / "results.jsonl")
+    questions = retrieval.ask(
+        toy.build(folder), toy.TASKS, toy.DATA, base_path="{MODEL_DIR}/base"
+    )
+    asked = {question.task: {*question.rows} for question in questions}
+    rows = store.rows()
+    assert {row.task for row in rows} == {*asked}
+    for row in rows:
+        scored = {*store.per_example(row)["example_ids"].tolist()}
+        assert len(asked[row.task]) == 2
+        assert scored == {*range(row.split_rows)} - asked[row.task]
