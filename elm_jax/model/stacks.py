@@ -222,7 +222,7 @@ class Encoder(nn.Module):
         if not config.relpos_per_layer:
             self.relpos_bias = _relpos_bias(config, bidirectional=True)
         layer = _remat(EncoderLayer, config, num_args=4)
-        each, to_all = _per_layer(config, config.num_encoder_layers), nn.broadcast
+        each, to_all = _per_layer(self, config.num_encoder_layers), nn.broadcast
         scanned = nn.scan(
             layer, methods={"__call__": each | {"in_axes": (to_all,) * 3}}
         )
@@ -255,7 +255,7 @@ class Decoder(nn.Module):
         if not config.relpos_per_layer:
             self.relpos_bias = _relpos_bias(config, bidirectional=False)
         layer = _remat(DecoderLayer, config, num_args=6)
-        each, to_all = _per_layer(config, config.num_decoder_layers), nn.broadcast
+        each, to_all = _per_layer(self, config.num_decoder_layers), nn.broadcast
         scanned = nn.scan(
             layer,
             methods={
@@ -336,14 +336,17 @@ def _bias_at(bias: Array, position: Array) -> Array:
     return jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
 
 
-def _per_layer(config: config_lib.T5Config, num_layers: int) -> dict[str, Any]:
+def _per_layer(stack: "Encoder | Decoder", num_layers: int) -> dict[str, Any]:
+    # Flax traces a layer once more to look for what all layers share, which is nothing.
+    # What is drawn, initial parameters and dropout, depends on that: a seed must go on
+    # to mean what it meant.
+    draws = stack.has_rng("params") or stack.has_rng("dropout")
     return {
         "variable_axes": {"params": 0, "intermediates": 0},
         "split_rngs": {"params": True, "dropout": True},
-        # No layer makes what all share; to look for that would trace it once more.
-        "check_constancy_invariants": False,
+        "check_constancy_invariants": draws,
         "length": num_layers,
-        "unroll": min(config.scan_unroll, num_layers),
+        "unroll": min(stack.config.scan_unroll, num_layers),
     }
 
 
