@@ -1,7 +1,7 @@
 """A seed gives the initial parameters and the dropout that it always gave.
 
-Golden values, made with JAX 0.10.2 and Flax 0.12.8, since experts, bases and all tables of
-the READMEs name seeds. To 1e-4, as other processors round otherwise.
+Golden values, made with JAX 0.10.2 and Flax 0.12.8, since experts, bases and all tables
+of the READMEs name seeds. To 1e-4, as other processors round otherwise.
 """
 
 import jax
