@@ -200,6 +200,7 @@ def test_memory_does_not_grow_by_a_core_for_each_expert(monkeypatch, method):
     told = products.held_bytes((90, 150, 150), 2, has_all=False)
     if method.ranks_experts:
         told += (90 * 2 * 300 + 3 * 150 * 150) * 8
+    told += 1 << 16  # of the interpreter, more with newer versions of NumPy
     assert peak < told < 90 * 150 * 150 * 8 / 2
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from elm_jax import trees
 from elm_jax.model import chunked_loss, loss, t5
 from elm_jax.peft import expert_parts
-from tests import drawn
 
 Z_LOSS = 1e-2
 
@@ -20,7 +20,7 @@ def value_and_gradient(tiny, num_chunks, *, pattern=".*", is_tied=False, packed=
         tiny.config, logits_chunks=num_chunks, logits_via_embedding=is_tied
     )
     model = t5.T5(shape)
-    params = jax.device_put(drawn.params_of(model, seed=0))
+    params = t5.init_params(model, seed=0)
     trained, frozen = trees.split(params, pattern)
     loss_fn = loss.make_loss_fn(model, z_loss=Z_LOSS)
     batch = tiny.packed_batch if packed else tiny.batch
@@ -82,7 +82,7 @@ def shapes_in(jaxpr):
     """Yields the shapes of all that a program computes, inner programs included."""
     for equation in jaxpr.eqns:
         yield from (var.aval.shape for var in equation.outvars)
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
             yield from shapes_in(inner)
 
 
