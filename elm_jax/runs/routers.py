@@ -75,7 +75,8 @@ class ByBehaviour(TaskRouter):
         """Describes the router in a few words, for tables and reports."""
         choice = "the expert"
         if self.num_experts > 1:
-            choice = f"{self.method.name} merge of the {self.num_experts} experts"
+            choice = f"{self.method.name} merge of at most {self.num_experts} experts,"
+            choice += " those"
         parts = [f"{choice} with the greatest {self.statistic} of answers, no labels"]
         options = options_of(self.method) | ({"weighted": True} if self.weigh else {})
         parts += [f"{name} {value}" for name, value in options.items()]

@@ -79,7 +79,10 @@ class Retrieved(TaskRouter):
             return ""
         if self.num_experts == 1:
             return f"RoE: the expert with the greatest {self.by}"
-        return f"mean of the {self.num_experts} experts of most {self.by}, weighted so"
+        number = _number(self.num_experts)
+        return (
+            f"mean of at most {number} experts, those with most {self.by}, as weights"
+        )
 
     def ranked(self, question: queries.Question) -> Ranked:
         """Returns the experts that are asked for, with votes or similarity."""
@@ -133,9 +136,9 @@ class MergeTopK(TaskRouter):
     @property
     def note(self) -> str:
         """Describes the strategy in a few words, for tables and reports."""
-        number = {2: "two", 3: "three"}.get(self.num_experts, f"{self.num_experts}")
         merge_name = (
-            f"{self.method.name} merge of the {number} experts with most {self.by}"
+            f"{self.method.name} merge of at most {_number(self.num_experts)} experts,"
+            f" those with most {self.by}"
         )
         options = options_of(self.method)
         settings = ", ".join(f"{name} {value}" for name, value in options.items())
@@ -238,6 +241,10 @@ NAMED: Mapping[str, Strategy] = {
     "by_log_prob": routers.ByBehaviour(),
 }
 """Those that gin files may name by a text alone."""
+
+
+def _number(count: int) -> str:
+    return {1: "one", 2: "two", 3: "three"}.get(count, f"{count}")
 
 
 def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:

@@ -173,7 +173,9 @@ def test_a_strategy_and_a_merge_method_of_others_are_scored_from_gin_alone(other
         if row.expert == merged:
             assert row.strategy == "merged_top_k"
             assert row.settings
-            assert row.strategy_note.startswith("first merge of the two experts")
+            assert row.strategy_note.startswith(
+                "first merge of at most two experts, those with most votes"
+            )
 
 
 def test_the_merge_of_others_has_the_parameters_that_it_makes(others, own_folder):

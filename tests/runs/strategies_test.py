@@ -24,6 +24,18 @@ TASKS = toy.TASKS
 pytestmark = pytest.mark.usefixtures("toy_tasks")
 
 
+def test_notes_say_how_many_experts_are_taken_at_most():
+    notes = {
+        strategies.Retrieved(num_experts=3): "mean of at most three experts,"
+        " those with most votes, as weights",
+        strategies.MergeTopK(): "uniform merge of at most three experts,"
+        " those with most votes",
+        strategies.MergeTopK(num_experts=12, by="similarity"): "uniform merge of at"
+        " most 12 experts, those with most similarity",
+    }
+    assert {strategy: strategy.note for strategy in notes} == notes
+
+
 def test_experts_are_ranked_by_votes_or_by_similarity():
     assert toy.RESULT.ranked("votes") == (("a", 2.0), ("b", 2.0), ("c", 1.0))
     assert toy.RESULT.ranked("similarity") == (("c", 3.0), ("b", 1.0), ("a", 0.5))
