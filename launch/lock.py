@@ -42,14 +42,14 @@ def _required(name: str, extra: str = "") -> list[str]:
         return []
     names = []
     for line in importlib.metadata.requires(name) or ():
-        asked = requirements.Requirement(line)
-        marker = asked.marker
+        requirement = requirements.Requirement(line)
+        marker = requirement.marker
         is_always = marker is None or marker.evaluate({"extra": ""})
         is_added = marker is not None and marker.evaluate({"extra": extra})
         if is_added and not is_always if extra else is_always:
-            names.append(_normal(asked.name))
-            for more in asked.extras:
-                names += _required(_normal(asked.name), more)
+            names.append(_normal(requirement.name))
+            for more in requirement.extras:
+                names += _required(_normal(requirement.name), more)
     return names
 
 

@@ -95,19 +95,19 @@ def _check(options: argparse.Namespace) -> None:
         name, _, value = word.partition("=")
         folder = value if name.lstrip("-") == "gin.MODEL_DIR" else folder
     if not command or command[0] not in BINARIES:
-        found, expected = (
+        problem, expected = (
             f"the command {shlex.join(command)!r}",
             "elm_train or elm_eval, and flags",
         )
     elif options.shards < 1:
-        found, expected = f"--shards={options.shards}", "1 or more"
+        problem, expected = f"--shards={options.shards}", "1 or more"
     elif not pathlib.PurePath(folder).is_absolute():
-        found = f"--gin.MODEL_DIR={folder}"
+        problem = f"--gin.MODEL_DIR={folder}"
         expected = "an absolute path: workers run in folders of their own"
     else:
         return
     raise errors.ConfigError(
-        found=found, expected=expected, do="Correct it; see --help"
+        found=problem, expected=expected, do="Correct it; see --help"
     )
 
 

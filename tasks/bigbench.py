@@ -118,10 +118,12 @@ def _source(files: Sequence[File], elm: Sequence[File]) -> serving.AnyOf:
     }
     same = {split: split for split in folders}
     published = sources.FileRows(bigbench_files.task_json, paths, ORIGIN)
-    made = sources.GeneratedRows(functools.partial(example_rows, folders), version="1")
+    generated = sources.GeneratedRows(
+        functools.partial(example_rows, folders), version="1"
+    )
     options = (
         serving.Option("files", published, same),
-        serving.Option("examples", made, same),
+        serving.Option("examples", generated, same),
     )
     name = f"BIG-bench's {', '.join(folders[bigbench_files.ALL])}"
     return serving.AnyOf(name, options, advice=ADVICE)

@@ -80,11 +80,11 @@ def tatoeba(paths: Paths, split: str) -> Rows:
     if split == "train":
         count = sum(1 for _ in _open_text(paths[0]))
     english, others = map(_open_text, paths)
-    taken = -1
+    last_place = -1
     for number, (source, target) in enumerate(zip(english, others, strict=True)):
         place = number * NUM_TATOEBA_TRAIN // count
-        if place > taken or count <= NUM_TATOEBA_TRAIN:
-            taken = place
+        if place > last_place or count <= NUM_TATOEBA_TRAIN:
+            last_place = place
             yield {"source": source.strip(), "target": target.strip()}
 
 
@@ -147,8 +147,8 @@ def _utterances(paths: Paths) -> Rows:
         for number, line in enumerate(lines, 2):
             fields = line.split(",")
             if len(fields) < len(_UTTERANCE):
-                told = f"{len(fields)} fields in line {number} of {path.name}"
-                yield sources.Bad(row_files.RAGGED, told)
+                message = f"{len(fields)} fields in line {number} of {path.name}"
+                yield sources.Bad(row_files.RAGGED, message)
                 continue
             yield dict(zip(names, fields, strict=False))
 
@@ -280,9 +280,9 @@ FILES: Mapping[str, sources.FileRows | regrouping.Regrouped] = {
     "asset": sources.FileRows(
         asset,
         {
-            ours: [f"asset/asset.{theirs}.orig"]
-            + [f"asset/asset.{theirs}.simp.{number}" for number in range(10)]
-            for ours, theirs in _ASSET.items()
+            split: [f"asset/asset.{file_split}.orig"]
+            + [f"asset/asset.{file_split}.simp.{number}" for number in range(10)]
+            for split, file_split in _ASSET.items()
         },
         origin="github.com/facebookresearch/asset, folder dataset",
     ),

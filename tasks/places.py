@@ -82,8 +82,8 @@ def options_of(
         converters = conversions.TFDS if kind == "tfds" else conversions.HUB
         convert = converters.get(entry.get("convert", ""))
         options.append(serving.Option(kind, source, splits, convert))
-    made = sources.GeneratedRows(made_fn, version="1")
-    return [*options, serving.Option("examples", made, same)]
+    generated = sources.GeneratedRows(made_fn, version="1")
+    return [*options, serving.Option("examples", generated, same)]
 
 
 @functools.cache

@@ -178,8 +178,8 @@ def _files(
     parse: sources.Parser, pattern: str, origin: str, splits: Mapping[str, str]
 ) -> sources.FileRows:
     files = {
-        split: [path.format(theirs) for path in pattern.split()]
-        for split, theirs in splits.items()
+        split: [path.format(file_split) for path in pattern.split()]
+        for split, file_split in splits.items()
     }
     return sources.FileRows(parse, files, origin)
 

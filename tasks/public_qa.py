@@ -53,15 +53,15 @@ def social_i_qa(paths: Paths, split: str) -> Rows:
 def wiqa(paths: Paths, split: str) -> Rows:
     """Yields one row per question, its nested fields joined by underscores."""
     for record in sources.json_lines(paths, split):
-        question, told = record["question"], record["metadata"]
+        question, metadata = record["question"], record["metadata"]
         yield {
             "question_stem": question["stem"],
             "question_para_step": question["para_steps"],
             "answer_label": question["answer_label"],
             "answer_label_as_choice": question["answer_label_as_choice"],
             "choices": _columns(question["choices"], "text", "label"),
-            "metadata_question_id": told["ques_id"],
-            "metadata_question_type": told["question_type"],
+            "metadata_question_id": metadata["ques_id"],
+            "metadata_question_type": metadata["question_type"],
         }
 
 
@@ -171,8 +171,8 @@ def _files(
 ) -> sources.FileRows:
     """Returns the source whose files are `pattern` with the splits' own names in it."""
     files = {
-        split: [path.format(theirs) for path in pattern.split()]
-        for split, theirs in splits.items()
+        split: [path.format(file_split) for path in pattern.split()]
+        for split, file_split in splits.items()
     }
     return sources.FileRows(parse, files, origin)
 

@@ -163,7 +163,7 @@ class Library:
                 expected="one of the two",
                 do="Give it to the router: routers.ByBehaviour(statistic=...)",
             )
-        asked_library = self._asked(self._among(among))
+        asked_library = self._asked_library(self._among(among))
         return router.ranked(asked_library.question(router, texts, choices, answers))
 
     def mixture(
@@ -297,7 +297,9 @@ class Library:
             calibrates=calibrates,
         )
         router = routers.ByBehaviour(statistic=statistic)
-        question = self._asked(self._among(among)).question(router, texts, choices)
+        question = self._asked_library(self._among(among)).question(
+            router, texts, choices
+        )
         measured = question.behaviour
         assert measured is not None  # noqa: S101 - the router looks at experts
         pool = answer_pool.pool_of(measured, measured.names)
@@ -307,7 +309,7 @@ class Library:
         means = pool.place_means
         return np.stack([pooling.without_preference(row, means) for row in pooled])
 
-    def _asked(self, names: Sequence[str]) -> questions.Asked:
+    def _asked_library(self, names: Sequence[str]) -> questions.Asked:
         """Returns the library as routers ask it, with some experts."""
         self._needed_base()
         return questions.Asked(

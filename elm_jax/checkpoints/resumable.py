@@ -134,7 +134,7 @@ def _write(
             on_bytes(num_bytes)
 
         if name in finished:
-            for block in _kept(writer, name, leaf):
+            for block in _read_finished(writer, name, leaf):
                 on_block(block)
             if digest.text != finished[name]:
                 raise _OtherBytesError
@@ -155,7 +155,7 @@ def _write(
     )
 
 
-def _kept(
+def _read_finished(
     writer: written_arrays.ItemWriter, name: str, leaf: Leaf
 ) -> Iterator[np.ndarray]:
     """Yields the parts of a finished leaf.

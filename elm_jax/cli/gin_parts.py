@@ -39,31 +39,31 @@ def replaced(of_files: str, bindings: Sequence[str]) -> dict[str, str]:
     flags = _names(bindings)
     starts = [match.start() for match in gin_errors.STATEMENT.finditer(of_files)]
     flag_of: dict[str, str] = {}
-    kept: list[tuple[str, set[str]]] = [("", {*_parts_of("\n".join(bindings))})]
+    named_parts: list[tuple[str, set[str]]] = [("", {*_parts_of("\n".join(bindings))})]
     for start, end in zip(starts, [*starts[1:], len(of_files)], strict=True):
         name, _, value = of_files[start:end].partition("=")
         parts = _parts_of(value)
         if name.strip() in flags:
             flag_of |= dict.fromkeys(parts, name.strip())
         else:
-            kept.append((_owner(name.strip()), {*parts}))
+            named_parts.append((_owner(name.strip()), {*parts}))
     for part in flag_of.copy():
-        _replace_parts_of(part, flag_of, kept)
+        _replace_parts_of(part, flag_of, named_parts)
     while still_named := {
-        part for owner, parts in kept if owner not in flag_of for part in parts
+        part for owner, parts in named_parts if owner not in flag_of for part in parts
     } & {*flag_of}:
         flag_of = {p: flag for p, flag in flag_of.items() if p not in still_named}
     return flag_of
 
 
 def _replace_parts_of(
-    part: str, flag_of: dict[str, str], kept: Sequence[tuple[str, set[str]]]
+    part: str, flag_of: dict[str, str], named_parts: Sequence[tuple[str, set[str]]]
 ) -> None:
     """Adds to `flag_of` all that a part names, with the part's flag."""
-    for owner, parts in kept:
+    for owner, parts in named_parts:
         for inner in parts - {*flag_of} if owner == part else ():
             flag_of[inner] = flag_of[part]
-            _replace_parts_of(inner, flag_of, kept)
+            _replace_parts_of(inner, flag_of, named_parts)
 
 
 def _parts_of(value: str) -> list[str]:

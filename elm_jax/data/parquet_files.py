@@ -56,7 +56,7 @@ def find(paths: Iterable[str], config: str | None, split: str) -> list[str]:
     if split not in splits:
         cut = f" (only the first gigabytes: {_PARTIAL}{split})"
         also = cut if f"{_PARTIAL}{split}" in splits else ""
-        raise NotListed(f"no {split}{also}: {told(configs)}")
+        raise NotListed(f"no {split}{also}: {describe(configs)}")
     files = splits[split]
     counts = {match["count"] for file in files if (match := _shard(file))}
     if counts - {None, f"{len(files):05d}"}:
@@ -75,10 +75,10 @@ def _chosen(configs: Mapping[str, Any], config: str | None) -> str:
     problem = (
         "several configurations" if config is None else f"no configuration {config}"
     )
-    raise NotListed(f"{problem}: {told(configs)}")
+    raise NotListed(f"{problem}: {describe(configs)}")
 
 
-def told(configs: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+def describe(configs: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
     """Returns configurations and splits in one line."""
     return "; ".join(
         f"{config or '(without a name)'} with {', '.join(splits)}"

@@ -68,7 +68,7 @@ def remove_left(parent: pathlib.Path) -> None:
 def _new_file(path: pathlib.Path) -> tuple[int, str]:
     while True:
         handle, temporary = tempfile.mkstemp(_ENDING, _start(path.name), path.parent)
-        if _own(handle):
+        if _try_own(handle):
             return handle, temporary
         os.close(handle)
 
@@ -77,7 +77,7 @@ def _new_folder(path: pathlib.Path) -> tuple[int, pathlib.Path]:
     while True:
         hidden = tempfile.mkdtemp(_ENDING, _start(path.name), path.parent)
         handle = os.open(f"{hidden}/{_LOCK}", os.O_CREAT | os.O_RDWR, 0o600)
-        if _own(handle):
+        if _try_own(handle):
             return handle, pathlib.Path(hidden)
         os.close(handle)
 
@@ -92,7 +92,7 @@ def host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def _own(handle: int) -> bool:
+def _try_own(handle: int) -> bool:
     """Takes the lock of a new file; False if another process took that for left."""
     try:
         is_free = locks.try_take(handle)

@@ -39,24 +39,24 @@ class CompactColumns(Mapping[statistics.Key, statistics.Column]):
     """
 
     def __init__(self, columns: Mapping[statistics.Key, Kept]) -> None:
-        self._kept = columns
+        self._columns = columns
 
     def __getitem__(self, key: statistics.Key) -> statistics.Column:
-        ids, values = self._kept[key]
+        ids, values = self._columns[key]
         return statistics.Column(ids, values.astype(np.float64))
 
     def __iter__(self) -> Iterator[statistics.Key]:
-        return iter(self._kept)
+        return iter(self._columns)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._columns)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._kept
+        return key in self._columns
 
 
 def ids_of(columns: statistics.Columns, key: statistics.Key) -> np.ndarray:
     """Returns the rows of a column, without making it."""
     if isinstance(columns, CompactColumns):
-        return columns._kept[key].example_ids
+        return columns._columns[key].example_ids
     return columns[key].example_ids

@@ -291,14 +291,14 @@ class Choice:
             # all experts, and without noise.
             by_all = by_all + scores.mean(axis=-1)
             best = criterion.argmax(axis=3)  # [S, folds, B, P]
-            each_scores.append(_taken(sums, best, weight))
+            each_scores.append(_chosen_scores(sums, best, weight))
             self.tested.append((sums * weight[:, np.newaxis]).sum(axis=-1))
             self.eachs.append(best[:, :, 0])
             each_shares.append(_shares(best, num_experts))
             if world is not None:
-                each_on_all.append(_taken_of_all(world.all_of, j, best))
+                each_on_all.append(_chosen_scores_of_all(world.all_of, j, best))
                 kept_experts = world.all_of.eachs[j][:, :, np.newaxis]
-                each_kept.append(_taken(sums, kept_experts, weight))
+                each_kept.append(_chosen_scores(sums, kept_experts, weight))
         best = np.asarray(by_all).argmax(axis=3)  # [S, folds, B]
         self.singles = best[:, :, :1]
         self.single = _of_one(self.tested, best)
@@ -345,15 +345,17 @@ def _shares(best: np.ndarray, num_experts: int) -> np.ndarray:
     return np.stack([shares, shares**2]).sum(axis=2).mean(axis=1)
 
 
-def _taken(sums: np.ndarray, best: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _chosen_scores(
+    sums: np.ndarray, best: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
     """Returns [B], the scores of the experts [S, folds, B, P] on their folds."""
     place = np.broadcast_to(best, (*sums.shape[:3], best.shape[3]))
     scores = np.take_along_axis(sums, place[:, :, :, np.newaxis], axis=3)[:, :, :, 0]
     return (scores * weight).sum(axis=(1, 3)).mean(axis=0)
 
 
-def _taken_of_all(all_of: Choice, j: int, best: np.ndarray) -> np.ndarray:
-    """Returns what `_taken` does, where each row counts once."""
+def _chosen_scores_of_all(all_of: Choice, j: int, best: np.ndarray) -> np.ndarray:
+    """Returns what `_chosen_scores` does, where each row counts once."""
     once = all_of.counts[j].sum(axis=0)[0]
     means = all_of.sums[j][:, :, 0] / np.maximum(once, 1) / (once > 0).sum()
     training = np.arange(means.shape[0])[:, np.newaxis, np.newaxis, np.newaxis]

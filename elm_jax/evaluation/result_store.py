@@ -73,7 +73,7 @@ class ResultStore:
 
     def has(self, cell: Cell, metric: str) -> bool:
         """Returns whether the store holds the cell's row for the metric."""
-        return cell.key(metric) in self._known()
+        return cell.key(metric) in self._read_scores()
 
     def missing(self, cells: Iterable[Cell], metrics: Sequence[str]) -> list[Cell]:
         """Returns the cells that lack a row for one of the metrics, in order."""
@@ -105,7 +105,7 @@ class ResultStore:
         self._keep(new)
 
     def _keep(self, rows: Sequence[ResultRow]) -> None:
-        scores = self._known()
+        scores = self._read_scores()
         for row in rows:
             if not self._is_kept(row):
                 scores.setdefault(row.key(row.metric), row.value)
@@ -120,7 +120,7 @@ class ResultStore:
         self._parts.append(row_columns.of(self._added).packed())
         self._added = []
 
-    def _known(self) -> dict[_Key, float]:
+    def _read_scores(self) -> dict[_Key, float]:
         if self._scores is None:
             rows = self.rows()
             names = (*CELL_FIELDS, "metric")
@@ -138,10 +138,10 @@ class ResultStore:
     def _is_kept(self, row: ResultRow) -> bool:
         """Returns whether a row tells nothing new, or another value of a key."""
         key, place = row.key(row.metric), row.strategy_place
-        if key not in self._known():
+        if key not in self._read_scores():
             return False
         is_newest = place is None or self._newest.get(place) == (key, row.library)
-        return is_newest or self._known()[key] != row.value
+        return is_newest or self._read_scores()[key] != row.value
 
     def _read_others(self, file: io.FileIO) -> None:
         """Reads the rows that other processes have added since the last read."""
@@ -166,7 +166,7 @@ class ResultStore:
 
     def _select_new(self, rows: Iterable[ResultRow]) -> list[ResultRow]:
         new: dict[tuple[object, ...], ResultRow] = {}
-        scores, new_scores = self._known(), dict[_Key, float]()
+        scores, new_scores = self._read_scores(), dict[_Key, float]()
         for row in rows:
             key = row.key(row.metric)
             old = scores.get(key, new_scores.setdefault(key, row.value))

@@ -137,10 +137,10 @@ class RowColumns(Sequence[ResultRow]):
         places = range(self._num_rows)[index]
         if isinstance(places, range):
             return self.take(np.arange(self._num_rows)[index])
-        return _made(self, places)
+        return _lazy_row(self, places)
 
     def __iter__(self) -> Iterator[ResultRow]:
-        return (_made(self, place) for place in range(self._num_rows))
+        return (_lazy_row(self, place) for place in range(self._num_rows))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -317,7 +317,7 @@ _set_of = _LazyRow.__dict__["_of"].__set__
 _set_place = _LazyRow.__dict__["_place"].__set__
 
 
-def _made(rows: RowColumns, place: int) -> ResultRow:
+def _lazy_row(rows: RowColumns, place: int) -> ResultRow:
     row = object.__new__(_LazyRow)
     _set_of(row, rows)
     _set_place(row, place)

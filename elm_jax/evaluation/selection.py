@@ -100,7 +100,7 @@ def view(
     Raises:
       DataError: A chosen expert has no row, or several, on its task.
     """
-    chosen = taken(rows, choice)
+    chosen = rows_of(rows, choice)
     have = sorted(chosen.coded("task").listed())
     if have != sorted(choice):
         wrong = [task for task in sorted(choice) if have.count(task) != 1][0]
@@ -113,7 +113,7 @@ def view(
     return chosen.replaced(expert=Coded(np.zeros(len(chosen), np.int32), [label]))
 
 
-def taken(rows: Iterable[results.ResultRow], choice: Mapping[str, str]) -> RowColumns:
+def rows_of(rows: Iterable[results.ResultRow], choice: Mapping[str, str]) -> RowColumns:
     """Returns the rows of the chosen experts, under their own names."""
     columns = row_columns.of(rows)
     experts, tasks = (columns.coded(name) for name in ("expert", "task"))

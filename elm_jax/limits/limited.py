@@ -150,7 +150,7 @@ class Worker:
         while len(done) < len(items):
             start = len(done)
             try:
-                answers = self._asked(name, packed, items[start:])
+                answers = self._ask(name, packed, items[start:])
             except _EndedError as error:
                 error.place += start
                 raise
@@ -178,7 +178,7 @@ class Worker:
     def _limit_error(self, index: int, reason: str) -> LimitError:
         return LimitError(index, reason, self.limits)
 
-    def _asked(self, name: str, packed: bytes, items: Sequence[Any]) -> list[Any]:
+    def _ask(self, name: str, packed: bytes, items: Sequence[Any]) -> list[Any]:
         self._is_new = self._process is None
         if self._process is None:
             self._process = _Process(self.limits)

@@ -50,7 +50,7 @@ def main(memory_bytes: int, place_fd: int) -> None:
             if last is None or last[0] != (name, shared):
                 # The first item pays for what all of them need.
                 _begin(0, place_fd, cpu_secs)
-                prepared = _made(name, shared)
+                prepared = _prepare(name, shared)
                 if last is None:
                     # Modules stay, and an item leaves little: look seldom.
                     gc.freeze()
@@ -70,7 +70,7 @@ def _read(requests: BinaryIO) -> bytes | None:
     return requests.read(*HEADER.unpack(head)) if len(head) == HEADER.size else None
 
 
-def _made(name: str, shared: bytes) -> Callable[[Any], Any]:
+def _prepare(name: str, shared: bytes) -> Callable[[Any], Any]:
     module, _, function = name.partition(":")
     try:
         make = getattr(importlib.import_module(module), function)

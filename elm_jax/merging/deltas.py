@@ -67,7 +67,7 @@ class Layer:
 
     def each(self) -> Iterator[np.ndarray]:
         """Yields what each expert changes in the whole layer, which is read only."""
-        return (self.stack.one(place) for place in range(len(self.weights)))
+        return (self.stack.change_of(place) for place in range(len(self.weights)))
 
     def parts(self) -> Iterator["Layer"]:
         """Yields the layer with some rows alone; with all of them, where these fit."""

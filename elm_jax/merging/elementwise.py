@@ -121,7 +121,7 @@ class Elementwise(DeltaMethod):
             return None
         layers = [stack for view in every if 0 not in (stack := view.stack()).shape]
         changes = (
-            np.concatenate([layer.one(place).ravel() for layer in layers])
+            np.concatenate([layer.change_of(place).ravel() for layer in layers])
             for place in range(len(every.experts))
         )
         return np.array([keeping.least(change, self.density) for change in changes])
@@ -160,9 +160,9 @@ class Elementwise(DeltaMethod):
         shares = self.density, self.dropped, self.spread
 
         def choose(place: int) -> keeping.Choice:
-            change = layer.stack.one(place)
+            change = layer.stack.change_of(place)
             if layer.findings is None:
-                sparse = keeping.kept(change, self.keep, *shares, sources[place])
+                sparse = keeping.sparsify(change, self.keep, *shares, sources[place])
             else:
                 sparse = np.where(np.abs(change) >= layer.findings[place], change, 0.0)
             return keeping.chosen(sparse, change, self.density, self.rescale)

@@ -20,7 +20,7 @@ Source = np.random.Generator | None
 """Of chance, for those ways that need it."""
 
 
-def kept(
+def sparsify(
     change: np.ndarray,
     keep: Keep,
     density: float,

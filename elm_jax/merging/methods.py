@@ -122,7 +122,7 @@ def of(name: str, **options: Any) -> MergeMethod:
             expected=f"one of {', '.join(sorted(METHODS))}",
             do=errors.did_you_mean(name, METHODS),
         )
-    return _made(METHODS[name], options)
+    return _make_method(METHODS[name], options)
 
 
 def from_recipe(recipe: Mapping[str, Any]) -> MergeMethod:
@@ -147,7 +147,7 @@ def from_recipe(recipe: Mapping[str, Any]) -> MergeMethod:
     if name == by_name.ByName.name:
         return _by_name({n: value for n, value in recipe.items() if n != "method"})
     if name == noise.Noise.name:
-        return _made(noise.Noise, options)
+        return _make_method(noise.Noise, options)
     if not isinstance(name, str):
         raise errors.ConfigError(
             found=f"a recipe whose method is {json_files.shown(name)}",
@@ -179,7 +179,7 @@ def _by_name(recipe: Mapping[str, Any]) -> by_name.ByName:
     return by_name.ByName(method=from_recipe(recipe["of"]), weights_of=weights_of)
 
 
-def _made(kind: type[MergeMethod], options: Mapping[str, Any]) -> MergeMethod:
+def _make_method(kind: type[MergeMethod], options: Mapping[str, Any]) -> MergeMethod:
     option_names = [field.name for field in dataclasses.fields(kind)]
     for option in options:
         if option not in option_names:

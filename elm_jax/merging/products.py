@@ -65,7 +65,7 @@ class Products(stacks.Matrices):
         check_all_fit(self.shape, self.firsts.shape[2])
         return self.firsts @ self.seconds
 
-    def one(self, place: int) -> np.ndarray:
+    def change_of(self, place: int) -> np.ndarray:
         """Returns the product of one expert."""
         return self.firsts[place] @ self.seconds[place]
 

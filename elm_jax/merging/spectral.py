@@ -190,7 +190,7 @@ def _rank_of_all(matrices: stacks.Matrices) -> int:
     least = singular.rank_of(first)
     # The other side's is at least that of a single one, and costs more to count.
     if matrices.most_rank >= least:
-        ends = (matrices.one(place) for place in (0, count - 1))
+        ends = (matrices.change_of(place) for place in (0, count - 1))
         if max(map(singular.rank_of, ends)) >= least:
             return least
     return min(least, singular.rank_of(second))

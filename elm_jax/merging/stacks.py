@@ -42,7 +42,7 @@ class Stack(abc.ABC):
         """
 
     @abc.abstractmethod
-    def one(self, place: int) -> np.ndarray:
+    def change_of(self, place: int) -> np.ndarray:
         """Returns what one expert changes, [...], which is read only."""
 
     @abc.abstractmethod
@@ -131,7 +131,7 @@ class Arrays(Matrices):
         """Returns the changes, not a copy."""
         return self.changes if rows is ... else self.changes[:, rows]
 
-    def one(self, place: int) -> np.ndarray:
+    def change_of(self, place: int) -> np.ndarray:
         """Returns what one expert changes, not a copy."""
         return self.changes[place]
 

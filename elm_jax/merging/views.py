@@ -157,16 +157,16 @@ class ProductView(View):
     @property
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
         """The columns that all A span, and the rows that all B span."""
-        whole_core = self._made()
+        whole_core = self._make_core()
         return whole_core.left, whole_core.right
 
     def changes(self) -> np.ndarray:
         """Returns cores; raises ConfigError if they take too much memory."""
-        return self._made().matrices.some(...)
+        return self._make_core().matrices.some(...)
 
     def stack(self) -> products.Products:
         """Returns cores that are made when somebody asks for them."""
-        return self._made().matrices
+        return self._make_core().matrices
 
     def put(self, change: np.ndarray) -> None:
         """Writes two matrices of the result's rank."""
@@ -184,7 +184,7 @@ class ProductView(View):
             self._factors.right[...] = (b @ right).astype(self._factors.right.dtype)
         self.facts["discarded_energy"] = discarded
 
-    def _made(self) -> core.Core:
+    def _make_core(self) -> core.Core:
         if self._core is None:
             lefts, rights = (
                 np.stack([factor.astype(np.float64) for factor in sides])

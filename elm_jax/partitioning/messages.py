@@ -23,7 +23,7 @@ def tell(topic: str, text: str) -> None:
     _client().key_value_set(key, text, allow_overwrite=True)
 
 
-def told(topic: str) -> dict[int, str]:
+def read_all(topic: str) -> dict[int, str]:
     """Returns the texts that processes have left so far, by their index.
 
     Returns {} if process 0 cannot be reached; heartbeats find out whether it is dead.

@@ -295,7 +295,7 @@ def _of_inputs(input_weights: jax.Array, read: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.expand_dims(weights, [*range(1, read.ndim - 1)]), shape)
 
 
-def given(params: Params, weights: jax.Array) -> dict[str, Any]:
+def weights_of_inputs(params: Params, weights: jax.Array) -> dict[str, Any]:
     """Returns what, joined with a mixture's parameters, weighs experts by input.
 
     Args:

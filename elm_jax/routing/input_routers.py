@@ -152,7 +152,7 @@ def weighing_first(
     weigh = jax.jit(make_weigh_fn(model, router))
 
     def call(params: Params, inputs: Any, *more: Any) -> Any:
-        part = mixture.given(params, weigh(params, inputs))
+        part = mixture.weights_of_inputs(params, weigh(params, inputs))
         return program(trees.join(params, part), inputs, *more)
 
     return call

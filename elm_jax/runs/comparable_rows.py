@@ -204,10 +204,10 @@ class ComparableRows:
             new_rows = rows.take(np.array(new))
             arrays_of = self.store.per_examples(new_rows, only=("example_ids", metric))
             for i, arrays in zip(new, arrays_of, strict=True):
-                self._columns[places[i]] = self._kept(rows[i], metric, arrays)
+                self._columns[places[i]] = self._compact_column(rows[i], metric, arrays)
         return {k: self._columns[at] for k, at in zip(keys, places, strict=True)}
 
-    def _kept(
+    def _compact_column(
         self, row: results.ResultRow, metric: str, arrays: Mapping[str, np.ndarray]
     ) -> Kept:
         ids = np.asarray(arrays["example_ids"], np.int64)

@@ -62,7 +62,8 @@ def is_there(folder: pathlib.Path, request: Asked) -> bool:
         if search is not None:
             requested = requested | {"search": search_told(search, method)}
         saved, requested = (
-            searched_recipes.asked(made_of, method) for made_of in (saved, requested)
+            searched_recipes.requested_part(made_of, method)
+            for made_of in (saved, requested)
         )
     subject = f"merge {folder}"
     recipes.check_same(
@@ -73,7 +74,7 @@ def is_there(folder: pathlib.Path, request: Asked) -> bool:
     )
     if search is not None and request.data is not None:
         parts = search_rows.open_rows(search.rows, request.data)
-        rows = {"rows": searched_recipes.rows_told(parts)}
+        rows = {"rows": searched_recipes.rows_as_json(parts)}
         recipes.check_same(subject, {"rows": searched["rows"]}, rows, do=_DO)
     return True
 

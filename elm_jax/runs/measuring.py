@@ -120,7 +120,7 @@ class Source(NamedTuple):
         about = {"base": base.fingerprint, "base_model": base.manifest.model}
         return [
             trees.unflatten({n: tensors.read(x) for n, x in _leaves(*stored).items()})
-            for stored in self._kept(method, every, about, lambda: base)
+            for stored in self._stored_statistics(method, every, about, lambda: base)
         ]
 
     def open(
@@ -137,9 +137,12 @@ class Source(NamedTuple):
         info = bases.read_manifest(base_dir)
         about = {"base": info.base_fingerprint, "base_model": info.model}
         base = functools.cache(functools.partial(loaded.Base.load, base_dir))
-        return [_leaves(*stored) for stored in self._kept(method, experts, about, base)]
+        return [
+            _leaves(*stored)
+            for stored in self._stored_statistics(method, experts, about, base)
+        ]
 
-    def _kept(
+    def _stored_statistics(
         self,
         method: MergeMethod,
         experts: Sequence[Measured],

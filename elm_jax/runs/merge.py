@@ -97,7 +97,7 @@ class Merge(Run):
         Raises:
           ElmError: As `run` before it reads parameters.
         """
-        with self._found(writes=False) as folders:
+        with self._expert_folders(writes=False) as folders:
             infos = self._read_infos(folders)
             finished = self._planned(infos)
             search_lines = self.search.plan(len(folders)) if self.search else {}
@@ -138,13 +138,13 @@ class Merge(Run):
           CheckpointError: Another merge is there under this name.
           ElmError: Experts do not fit each other, the base or the method.
         """
-        with self._found(writes=True) as folders:
+        with self._expert_folders(writes=True) as folders:
             self._merge(folders, operative_config)
         if self.peft_dir:
             sources = merge_peft.sources_of(self, self.experts)
             merge_peft.export(self, self.folder, self.peft_dir, sources)
 
-    def _found(
+    def _expert_folders(
         self, *, writes: bool
     ) -> contextlib.AbstractContextManager[list[pathlib.Path]]:
         base_dir = self.initial_checkpoint_path
@@ -192,7 +192,7 @@ class Merge(Run):
         search_request = finished_merges.search_told(self.search, self.chosen_method())
         search_facts = (
             search_request
-            | {"rows": searched_recipes.rows_told(problem.parts)}
+            | {"rows": searched_recipes.rows_as_json(problem.parts)}
             | best.facts
         )
         return best.method, {"search": json.loads(json.dumps(search_facts))}

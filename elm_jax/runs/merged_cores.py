@@ -34,7 +34,7 @@ class Cores(NamedTuple):
         has_all = _has_all(method)
         if has_all:
             products.check_all_fit(self.shape, self.rank)
-        shape = self.shape[0], *self._one(method)
+        shape = self.shape[0], *self._core_shape(method)
         return products.held_bytes(shape, self.rank, has_all=has_all)
 
     def ranked_numbers(self, method: MergeMethod, copies: int) -> int:
@@ -45,12 +45,12 @@ class Cores(NamedTuple):
           copies: How many there are of all cores of one expert, beside what these are
             made of.
         """
-        rows, columns = self._one(method)
+        rows, columns = self._core_shape(method)
         has_all, count = _has_all(method), self.shape[0]
         source = rows * columns if has_all else self.rank * (rows + columns)
         return self.num_layers * (count * source + copies * rows * columns)
 
-    def _one(self, method: MergeMethod) -> tuple[int, int]:
+    def _core_shape(self, method: MergeMethod) -> tuple[int, int]:
         """Returns the shape of one; a part in the space of KnOTS has all rows."""
         _, rows, columns = self.shape
         return self.num_inputs if _has_all(method) else rows, columns

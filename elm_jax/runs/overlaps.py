@@ -75,7 +75,7 @@ class _Comparison:
         trained_on = [_training(job.candidate.manifests)[0] for job in new_jobs]
         if new_jobs:
             trained_on.append(self._base[0])
-        self._found = self._search.in_training(
+        self._known_places = self._search.in_training(
             [*dict.fromkeys(rows for trainings in trained_on for rows in trainings)]
         )
 
@@ -97,7 +97,7 @@ class _Comparison:
         """Returns the percentage among training rows, and tasks not compared."""
         tasks, unknown = trained_on
         places_by_task = [
-            places for rows in tasks if (places := self._found[rows]) is not None
+            places for rows in tasks if (places := self._known_places[rows]) is not None
         ]
         share = _percent(job, places_by_task) if places_by_task else None
         return share, unknown + len(tasks) - len(places_by_task)

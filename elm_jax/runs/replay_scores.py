@@ -64,7 +64,7 @@ class Scores:
         source = self.sources[row["name"]]
         if table["kind"] == "gains":
             return self._gain(table, row, "")
-        ways = self._read(source.path, source.only, _wanted(table))
+        ways = self._read(source.path, source.only, _selection_of(table))
         way = ways and ways.by_label(source.label)
         if ways is None or way is None:
             return Ours(None, _NOTHING)
@@ -88,7 +88,7 @@ class Scores:
     def provenance(self, table: Table, row: Row) -> str:
         """Returns which of our rows are compared with a published row."""
         source = self.sources[row["name"]]
-        ways = self._read(source.path, source.only, _wanted(table))
+        ways = self._read(source.path, source.only, _selection_of(table))
         if ways is None or ways.by_label(source.label) is None:
             return f"Ours would be: {source.label} of {source.path}."
         fingerprints = sorted({our_row.base_fingerprint for our_row in ways.rows})
@@ -103,7 +103,7 @@ class Scores:
             (own_source, own_source.label + ending),
             (other_source, other_source.label),
         ):
-            ways = self._read(source.path, source.only, _wanted(table))
+            ways = self._read(source.path, source.only, _selection_of(table))
             way = ways and ways.by_label(label)
             if way is None or way.score is None:
                 return Ours(None, _NOTHING)
@@ -124,7 +124,7 @@ class Scores:
     def _part(self, table: Table, way: Way, column: str) -> str:
         """Returns which prompts or rows of a cell are missing; "" if none is."""
         prompts_by_dataset: dict[str, set[str]] = {}
-        for name in _wanted(table).names:
+        for name in _selection_of(table).names:
             dataset = getattr(task_registry.registry.task(name), "dataset", name)
             prompts_by_dataset.setdefault(dataset, set()).add(name)
         scored: dict[str, set[str]] = {}
@@ -150,19 +150,19 @@ class Scores:
         return f"{whole} of {len(prompts_by_dataset)} datasets"
 
 
-class _Wanted(NamedTuple):
+class _Selection(NamedTuple):
     names: tuple[str, ...]
     split: str
     metric: str
 
 
-def _wanted(table: Table) -> _Wanted:
+def _selection_of(table: Table) -> _Selection:
     names = task_registry.registry.expand(table["tasks"])
-    return _Wanted(tuple(names), table["split"], table["metric"])
+    return _Selection(tuple(names), table["split"], table["metric"])
 
 
 def _ways(
-    path: pathlib.Path, only: tuple[tuple[str, object], ...], selection: _Wanted
+    path: pathlib.Path, only: tuple[tuple[str, object], ...], selection: _Selection
 ) -> report_ways.Ways | None:
     """Returns what a result file says of a table's tasks; None for nothing."""
     if not path.is_file():

@@ -225,7 +225,7 @@ class Ways:
         self, label: str, note: str, choice: dict[str, str], is_bound: bool
     ) -> Way:
         shown = selection.view(self.singles, choice, label=label)
-        chosen_rows = selection.taken(self.singles, choice)
+        chosen_rows = selection.rows_of(self.singles, choice)
         return self._way(label, note, shown, chosen_rows, is_bound=is_bound)
 
     def _way(

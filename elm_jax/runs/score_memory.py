@@ -108,7 +108,7 @@ def describe(
     params = precision.in_compute_dtype(model, t5.param_shapes(network))
     ranked, decoded = batch_shapes(batch_size, features)
 
-    def told(kind: Literal["ranking", "decoding"], num_texts: int) -> str:
+    def sizes_text(kind: Literal["ranking", "decoding"], num_texts: int) -> str:
         batch = ranked if kind == "ranking" else decoded
         uses = bytes_by_use(
             *(kind, network, params, batch, devices),
@@ -121,7 +121,9 @@ def describe(
     return {
         "decoding": decoding,
         "devices": devices,
-        "bytes per device of ranking, about": f"{told('ranking', NUM_CHOICES)}"
+        "bytes per device of ranking, about": f"{sizes_text('ranking', NUM_CHOICES)}"
         f" ({NUM_CHOICES} choices as long as targets)",
-        "bytes per device of decoding, about": told("decoding", num_beams(decoding)),
+        "bytes per device of decoding, about": sizes_text(
+            "decoding", num_beams(decoding)
+        ),
     }

@@ -72,7 +72,7 @@ class Part(NamedTuple):
         return getattr(task_registry.registry.task(name), "dataset", name), name
 
     @property
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The settings that identify the rows, as JSON values."""
         digest = hashlib.sha256(json.dumps(list(self.rows)).encode()).hexdigest()
         return {

@@ -7,7 +7,7 @@ from elm_jax.merging.method import MergeMethod
 from elm_jax.runs import search_rows
 
 
-def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
+def requested_part(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
     """Returns what a merge's recipe says was requested, without what the search found.
 
     Args:
@@ -23,6 +23,6 @@ def asked(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
     return fixed | {"search": search["asked"]}
 
 
-def rows_told(parts: Sequence[search_rows.Part]) -> dict[str, Any]:
+def rows_as_json(parts: Sequence[search_rows.Part]) -> dict[str, Any]:
     """Returns what a recipe tells of the rows that choose, by task."""
-    return {part.dataset.name: part.told for part in parts}
+    return {part.dataset.name: part.as_json for part in parts}

@@ -118,4 +118,4 @@ def pass_on(number: int) -> None:
 
 def passed_on() -> int:
     """Returns the signal that a process told the others of, 0 for none."""
-    return max(map(int, messages.told(_TOPIC).values()), default=0)
+    return max(map(int, messages.read_all(_TOPIC).values()), default=0)

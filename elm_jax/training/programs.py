@@ -31,7 +31,7 @@ class Programs:
         self, *, slow_secs: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._slow_secs, self._clock = slow_secs, clock
-        self._known: set[Shape] = set()
+        self._known_shapes: set[Shape] = set()
         self._last_secs = 0.0
         self._saved_at = clock()
 
@@ -41,7 +41,7 @@ class Programs:
         One should if the last new program took long to compile, or if the last save
         of this kind (`note_saved`) was long ago.
         """
-        if shape_of(batch) in self._known:
+        if shape_of(batch) in self._known_shapes:
             return False
         secs_since_save = self._clock() - self._saved_at
         return max(self._last_secs, secs_since_save) > self._slow_secs
@@ -55,6 +55,6 @@ class Programs:
         """Around the call of a step, which compiles where it must, then returns."""
         begun, shape = self._clock(), shape_of(batch)
         yield
-        if shape not in self._known:
-            self._known.add(shape)
+        if shape not in self._known_shapes:
+            self._known_shapes.add(shape)
             self._last_secs = self._clock() - begun

@@ -49,10 +49,10 @@ def rate_at(schedule: Schedule, step: Any) -> Any:
     step, rate, end, warmup, last = (
         xp.asarray(value, xp.float32) for value in (step, *schedule)
     )
-    one, zero = xp.float32(1), xp.float32(0)
-    share_left = one - (step - warmup) / xp.maximum(last - warmup, one)
-    line = end + (rate - end) * xp.minimum(xp.maximum(share_left, zero), one)
-    return xp.where(step < warmup, rate * (step / xp.maximum(warmup, one)), line)
+    unit, zero = xp.float32(1), xp.float32(0)
+    share_left = unit - (step - warmup) / xp.maximum(last - warmup, unit)
+    line = end + (rate - end) * xp.minimum(xp.maximum(share_left, zero), unit)
+    return xp.where(step < warmup, rate * (step / xp.maximum(warmup, unit)), line)
 
 
 def scale_by_schedule(schedule: Schedule) -> optax.GradientTransformation:

@@ -57,8 +57,8 @@ def _holding(rng: random.Random) -> str:
     number = rng.choice((2, 3))
     names = rng.sample(words.NAMES, number)
     things = rng.sample(words.THINGS, number)
-    asked, stranger = rng.randrange(number), rng.choice(words.NAMES)
-    name, thing = names[asked], things[asked]
+    place, stranger = rng.randrange(number), rng.choice(words.NAMES)
+    name, thing = names[place], things[place]
     facts = [f"{a} had the {b}" for a, b in zip(names, things, strict=True)]
     start = f"{', and '.join(facts)}."
     return rng.choice(
@@ -75,8 +75,8 @@ def _hiding(rng: random.Random) -> str:
     names = rng.sample(words.NAMES, number)
     things = rng.sample(words.THINGS, number)
     rooms = rng.sample(words.ROOMS, number)
-    asked, stranger = rng.randrange(number), rng.choice(words.NAMES)
-    thing, room = things[asked], rooms[asked]
+    place, stranger = rng.randrange(number), rng.choice(words.NAMES)
+    thing, room = things[place], rooms[place]
     facts = [
         f"{a} put the {b} in the {c}"
         for a, b, c in zip(names, things, rooms, strict=True)

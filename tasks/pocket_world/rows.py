@@ -136,13 +136,13 @@ def moods(rng: random.Random) -> Row:
 def paraphrases(rng: random.Random) -> Row:
     """A sentence, and others of which one says the same in other words."""
     pair, *others = rng.sample(words.SYNONYMS, len(words.SYNONYMS))
-    told, same = rng.sample(pair, 2)
+    verb_of_sentence, same = rng.sample(pair, 2)
     name, thing = rng.choice(words.NAMES), rng.choice(words.THINGS)
     place = rng.choice(words.SCENES).place
     wrong = [rng.choice(wrong_pair) for wrong_pair in others]
     choices, label = _options(rng, same, wrong, sizes=(2, 3))
     return {
-        "sentence": f"{name} {told} the {thing} at the {place}.",
+        "sentence": f"{name} {verb_of_sentence} the {thing} at the {place}.",
         "choices": [f"{name} {verb} the {thing} there" for verb in choices],
         "label": label,
     }
@@ -224,9 +224,9 @@ def inferences(rng: random.Random) -> Row:
     scene, *others = rng.sample(words.SCENES, len(words.SCENES))
     name = rng.choice(words.NAMES)
     first, second = rng.sample(scene.deeds, 2)
-    told = rng.choice((first, second)).clause
+    right = rng.choice((first, second)).clause
     wrong = [rng.choice(elsewhere.deeds).clause for elsewhere in others]
-    choices, label = _options(rng, told, wrong, sizes=(2, 3))
+    choices, label = _options(rng, right, wrong, sizes=(2, 3))
     return {
         "premise": f"{name} {first.clause} and {second.clause} at the {scene.place}.",
         "choices": [f"{name} {claim}" for claim in choices],
@@ -300,12 +300,12 @@ DATASETS: dict[str, Callable[[random.Random], Row]] = {
 
 def content_key(row: Row) -> str:
     """Returns what a row says, whatever the order of its answer options."""
-    told = {
+    content = {
         name: sorted(value) if isinstance(value, list) else value
         for name, value in row.items()
         if not name.endswith("label")
     }
-    return json.dumps(told, sort_keys=True)
+    return json.dumps(content, sort_keys=True)
 
 
 def rows(dataset: str, split: str) -> Iterator[Row]:

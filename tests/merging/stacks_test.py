@@ -68,7 +68,7 @@ def test_products_are_what_their_arrays_are(sizes):
     assert stack.most_rank == min(rows, columns, stack.firsts.shape[2])
     close(stack.some(...), arrays.changes)
     close(stack.some(slice(1, 3)), arrays.some(slice(1, 3)))
-    close(stack.one(3), arrays.one(3))
+    close(stack.change_of(3), arrays.change_of(3))
     close(stack.total(WEIGHTS), np.tensordot(WEIGHTS, arrays.changes, axes=1))
     close(arrays.total(WEIGHTS), np.tensordot(WEIGHTS, arrays.changes, axes=1))
     close(stack.scaled(WEIGHTS).some(...), arrays.scaled(WEIGHTS).changes)

@@ -57,8 +57,8 @@ with processes.apart():
     colours = {}
     while sorted(colours.values()) != ["green 0", "green 1"]:
         time.sleep(0.05)
-        colours = messages.told("colour")
-say(colours, messages.told("size"), processes.are_several())
+        colours = messages.read_all("colour")
+say(colours, messages.read_all("size"), processes.are_several())
 """
 
 SLURM = {

@@ -70,7 +70,7 @@ def test_each_input_has_the_norms_of_its_own_weights_at_all_places():
     """Two inputs with an expert each, three answer choices of both."""
     model, params = with_routed_norms(SPEC, 3, input_routers.Logo())
     weights = np.eye(3, dtype=np.float32)[[2, 0]]
-    given = trees.join(params, mixture.given(params, weights))
+    given = trees.join(params, mixture.weights_of_inputs(params, weights))
     rng = np.random.default_rng(0)
     inputs = rng.integers(2, 96, (2, 7)).astype(np.int32)
     rows = (

@@ -256,7 +256,7 @@ def test_inputs_packed_in_a_row_get_what_each_gets_alone(name, router):
 def test_weights_of_whole_inputs_are_refused_where_inputs_are_packed(routed):
     model, params = routed
     weights = np.eye(3, dtype=np.float32)[:2]
-    params = {"params": trees.join(params, mixture.given(params, weights))}
+    params = {"params": trees.join(params, mixture.weights_of_inputs(params, weights))}
     with pytest.raises(errors.ConfigError, match="weights for 2 inputs, and 1 rows"):
         jax.eval_shape(lambda p: model.apply(p, **PACKED, **SEGMENTS), params)
 

@@ -377,7 +377,7 @@ def told_of_written(folder, names):
             dataclasses.replace(ROWS, tasks=(task.name,)),
             scored.make_data().opened(run.place),
         )
-        return [part.told for part in parts]
+        return [part.as_json for part in parts]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ def compile_here(
         if "out of memory" not in text and "RESOURCE_EXHAUSTED" not in text:
             raise
         secs = time.monotonic() - lowered_at
-        return result.Compiled(out_of_memory=_told(text), compile_secs=secs, **facts)
+        return result.Compiled(
+            out_of_memory=_memory_message(text), compile_secs=secs, **facts
+        )
     secs = time.monotonic() - lowered_at
     text = compiled.as_text() or ""
     if text_path:
@@ -94,7 +96,7 @@ def _memory(compiled: Any) -> result.Memory:
     )
 
 
-def _told(text: str) -> str:
+def _memory_message(text: str) -> str:
     """Returns what a compiler says of too little memory, in a line."""
     lines = [line.strip() for line in text.splitlines()]
     notable = [line for line in lines if "emory" in line or "exceed" in line.lower()]

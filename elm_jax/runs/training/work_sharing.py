@@ -132,7 +132,7 @@ def _wait_for_all(
     """
     texts = {name: f"{error}" for name, error in failures.items()}
     messages.tell(topic, json.dumps(texts))
-    reports, is_first = messages.told(topic), True
+    reports, is_first = messages.read_all(topic), True
     while len(reports) < jax.process_count():
         _exit_if_stopped()
         if is_first:
@@ -140,7 +140,7 @@ def _wait_for_all(
             print(text, file=sys.stderr, flush=True)  # noqa: T201
         is_first = False
         time.sleep(_POLL_SECS)
-        reports = messages.told(topic)
+        reports = messages.read_all(topic)
     _exit_if_stopped()
     return {
         name: text
@@ -162,7 +162,9 @@ def _leave_last(topic: str, *, most_secs: float) -> None:
     if jax.process_index() > 0:
         return
     until = time.monotonic() + most_secs
-    while len(messages.told(topic)) < jax.process_count() and time.monotonic() < until:
+    while (
+        len(messages.read_all(topic)) < jax.process_count() and time.monotonic() < until
+    ):
         time.sleep(_POLL_SECS)
     time.sleep(_LEAVING_SECS)
 
