@@ -22,7 +22,7 @@ import gin
 from absl import flags
 from gin import config as gin_config
 
-from elm_jax import errors, paths
+from elm_jax import __version__, errors, paths
 from elm_jax.cli import compile_flag, gin_errors, gin_parts, help_text, selectors
 from elm_jax.runs import hosts, reading
 from elm_jax.runs.run import Run
@@ -39,6 +39,7 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
 _HELP = flags.DEFINE_bool(
     "help", False, "Show this; with --gin_file the values that it gives."
 )
+_VERSION = flags.DEFINE_bool("version", False, "Print the version of elm_jax.")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the resolved plan; compile, train and write nothing."
 )
@@ -105,6 +106,7 @@ def build_run(
     search_paths: Sequence[str] = (),
     show_required: bool = False,
     also: type | None = None,
+    binary: str = "",
 ) -> tuple[Run, str, str]:
     """Returns the run that gin files and bindings describe, with its configuration.
 
@@ -115,6 +117,7 @@ def build_run(
       search_paths: Folders looked into before the project's own files.
       show_required: Whether a required NAME without a value gets the value `<NAME>`.
       also: A dataclass that files may configure beside the run; see `configured`.
+      binary: The program's name; a message that names gin files names those of it.
 
     Returns:
       The run, the configuration as bound, and the operative one: everything that
@@ -132,6 +135,12 @@ def build_run(
     folders = [*map(_expanded, search_paths), str(selectors.files_root())]
     for folder in folders:
         gin.add_config_file_search_path(folder)
+    if not gin_files:
+        raise errors.ConfigError(
+            found="no --gin_file",
+            expected="at least one gin file",
+            do=help_text.few_files(binary),
+        )
     files_found = _find_files(gin_files, ["", *folders])
     own_folders = (str(path.parent) for path in files_found)
     user_folders = list(dict.fromkeys((os.getcwd(), *own_folders)))
@@ -188,12 +197,6 @@ def _expanded(name: str) -> str:
 
 def _find_files(gin_files: Sequence[str], folders: Sequence[str]) -> list[pathlib.Path]:
     """Returns where the gin files are, or raises ConfigError."""
-    if not gin_files:
-        raise errors.ConfigError(
-            found="no --gin_file",
-            expected="at least one gin file",
-            do=f"Pass one of: {', '.join(selectors.gin_files())}",
-        )
     files_found = []
     for name in gin_files:
         places = [pathlib.Path(folder, name).absolute() for folder in folders]
@@ -349,6 +352,9 @@ def main(description: str, *run_types: type[Run]) -> None:
         )
     allow_open_files()
     try:
+        if _VERSION.value:
+            print(f"elm_jax {__version__}")  # noqa: T201
+            return
         if _HELP.value:
             print(make_help(description, run_types))  # noqa: T201
             return
@@ -359,6 +365,7 @@ def main(description: str, *run_types: type[Run]) -> None:
             bindings=_GIN_BINDINGS.value,
             search_paths=_GIN_SEARCH_PATHS.value,
             also=shape_type,
+            binary=description.partition(":")[0],
         )
         if shape_type is not None:
             beside = {"dry_run": _DRY_RUN.value, "multiprocess": _MULTIPROCESS.value}

@@ -14,6 +14,7 @@ from elm_jax import fields
 from elm_jax.cli import selectors
 
 _WIDTH = 88
+_FEW = 6  # gin files that are shown where all would be too many
 
 
 def make(
@@ -63,6 +64,18 @@ def make_of_run(description: str, run: Any, operative_config: str) -> str:
         values = {f.name: getattr(part, f.name) for f in fields.of(type(part))}
         lines += ["", *_part_lines(type(part), values)]
     return "\n".join(lines)
+
+
+def few_files(binary: str) -> str:
+    """Returns which gin files may be passed: a few, those of the quickstart first.
+
+    Args:
+      binary: The program whose files are meant; "" for all.
+    """
+    names = selectors.gin_files(f"{binary} " if binary else "")
+    names = sorted(names, key=lambda name: not name.startswith("gin/pocket/"))
+    shown = "".join(f"\n  {name}" for name in names[:_FEW])
+    return f"Pass one, such as{shown}\n--help lists all {len(names)}"
 
 
 def _flag_lines(own_flags: Sequence[flags.Flag]) -> Iterator[str]:

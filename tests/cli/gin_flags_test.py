@@ -7,9 +7,11 @@ import sys
 from importlib.machinery import PathFinder
 
 import pytest
+from absl.testing import flagsaver
 
+import elm_jax
 from elm_jax import errors, paths
-from elm_jax.cli import gin_flags
+from elm_jax.cli import gin_flags, selectors
 from elm_jax.disk import files
 from elm_jax.runs import library
 
@@ -225,9 +227,26 @@ def test_a_missing_file_lists_near_names():
         gin_flags.build_run([library.ListExperts], gin_files=["gin/pockt/base.gin"])
 
 
-def test_no_file_lists_what_there_is():
-    with pytest.raises(errors.ConfigError, match="gin/"):
+def test_no_file_lists_a_few_of_the_binary_one_a_line():
+    with pytest.raises(errors.ConfigError, match="no --gin_file") as caught:
+        gin_flags.build_run([library.ListExperts], gin_files=[], binary="elm_library")
+    of_binary = selectors.gin_files("elm_library ")
+    *_, last = lines = str(caught.value).splitlines()
+    shown = [line.strip() for line in lines if line.startswith("  ")]
+    assert 3 < len(shown) < 10
+    assert {*shown} < {*of_binary}
+    assert shown[0].startswith("gin/pocket/")
+    assert last == f"--help lists all {len(of_binary)}."
+    with pytest.raises(errors.ConfigError, match="gin/pocket/base.gin\n"):
         gin_flags.build_run([library.ListExperts], gin_files=[])
+
+
+@pytest.mark.parametrize("flag", ["--version", "-version"])
+def test_a_binary_tells_its_version(monkeypatch, capsys, flag):
+    monkeypatch.setattr(sys, "argv", ["elm_library", flag])
+    with flagsaver.flagsaver():
+        gin_flags.main("elm_library: lists", library.ListExperts)
+    assert capsys.readouterr().out == f"elm_jax {elm_jax.__version__}\n"
 
 
 def test_a_run_writes_down_its_configuration(tmp_path):
