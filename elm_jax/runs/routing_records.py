@@ -7,6 +7,7 @@ changes none, and a changed expert finds none. The record tells the rows that we
 
 import dataclasses
 import hashlib
+import io
 import json
 import pathlib
 from collections.abc import Mapping
@@ -89,7 +90,7 @@ def write(
         with folders.new_folder(path, errors.LibraryError) as partial:
             with (partial / _ARRAYS).open("wb") as file:
                 np.savez(file, **flat)  # type: ignore[arg-type]
-            content = {"digest_of_arrays": _digest(partial / _ARRAYS)}
+            content = {"digest_of_arrays": _digest((partial / _ARRAYS).read_bytes())}
             content |= {"recipe": _recipe(info, settings), "rows": dict(rows)}
             files.write_text(
                 partial / _RECORD, json.dumps(seals.seal(content), indent=2)
@@ -112,7 +113,9 @@ def check_rows(
     path = folder_of(records_dir, info, settings)
     if not path.exists():
         return False
-    recorded: Any = _read_record(path).get("rows")
+    record = _read_record(path, _recipe(info, settings))
+    _read_arrays(path, record)
+    recorded: Any = record.get("rows")
     saved_rows = {name: recorded.get(name) for name in rows}
     if saved_rows != dict(rows):
         raise errors.LibraryError(
@@ -129,8 +132,9 @@ def digest(
 ) -> str:
     """Returns the hash of an expert's arrays; raises LibraryError as `read`."""
     path = folder_of(records_dir, info, settings)
-    _check_is_there(path, info, records_dir)
-    return f"{_read_record(path).get('digest_of_arrays')}"
+    _check_is_there(path, info, settings)
+    record = _read_record(path, _recipe(info, settings))
+    return f"{record.get('digest_of_arrays')}"
 
 
 def read(
@@ -142,19 +146,8 @@ def read(
       LibraryError: There is no record of this very expert, or it is damaged.
     """
     path = folder_of(records_dir, info, settings)
-    _check_is_there(path, info, records_dir)
-    record = _read_record(path)
-    try:
-        if record.get("digest_of_arrays") != _digest(path / _ARRAYS):
-            raise ValueError(f"{_ARRAYS} was changed after it was written")
-        with np.load(path / _ARRAYS, allow_pickle=False) as stored:
-            flat = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, errors.ElmError) as error:
-        raise errors.LibraryError(
-            found=f"the record {path}: {errors.reason(error)}",
-            expected="the files as they were written",
-            do="Remove this folder, and run elm_library with @observe.Observe() again",
-        ) from error
+    _check_is_there(path, info, settings)
+    flat = _read_arrays(path, _read_record(path, _recipe(info, settings)))
     arrays: Arrays = {}
     for key, array in flat.items():
         place, _, name = key.rpartition(":")
@@ -163,26 +156,80 @@ def read(
 
 
 def _check_is_there(
-    path: pathlib.Path, info: manifest.Manifest, records_dir: pathlib.Path
+    path: pathlib.Path, info: manifest.Manifest, settings: Settings
 ) -> None:
-    if not (path / _RECORD).is_file():
-        raise errors.LibraryError(
-            found=f"no record of expert {info.name!r} in {records_dir}",
-            expected="what a router by statistics or gates has to know of each expert",
-            do="Run elm_library with @observe.Observe() on this library"
-            " (gin/pocket/observe.gin)",
-        )
+    if (path / _RECORD).is_file():
+        return
+    found = f"no record of expert {info.name!r} in {path.parent}"
+    do = (
+        "Run elm_library with @observe.Observe() on this library"
+        " (gin/pocket/observe.gin)"
+    )
+    if others := _other_settings(path.parent, info, settings):
+        found += f" with these settings, but with {' and with '.join(others)}"
+        do = f"Give those of a record (record_settings), or: {do} with these"
+    raise errors.LibraryError(
+        found=found,
+        expected="what a router by statistics or gates has to know of each expert",
+        do=do,
+    )
 
 
-def _read_record(path: pathlib.Path) -> dict[str, Any]:
+def _other_settings(
+    records_dir: pathlib.Path, info: manifest.Manifest, settings: Settings
+) -> list[str]:
+    """Returns in what the settings of other records of an expert differ, as texts."""
+    wanted = _recipe(info, settings)
+    texts = []
+    for path in sorted(records_dir.glob(f"{info.name}-*/{_RECORD}")):
+        try:
+            recipe = seals.open_sealed(json_files.read_object(path))["recipe"]
+            of_record = {"reads": "adapter", **recipe["settings"]}
+            is_same = {**recipe, "settings": wanted["settings"]} == wanted
+        except (OSError, KeyError, TypeError, ValueError, errors.ElmError):
+            continue  # a damaged one is no help here
+        pairs = dataclasses.asdict(settings).items()
+        differing = [
+            f"{name} = {json_files.shown(of_record.get(name))}"
+            for name, value in pairs
+            if of_record.get(name) != value
+        ]
+        if is_same and differing:
+            texts.append(", ".join(differing))
+    return texts
+
+
+def _read_record(path: pathlib.Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a record says; raises LibraryError for one of another recipe."""
     try:
-        return seals.open_sealed(json_files.read_object(path / _RECORD))
+        record = seals.open_sealed(json_files.read_object(path / _RECORD))
+        if record.get("recipe") != recipe:
+            raise ValueError("it is of another expert, base or settings")
     except (OSError, ValueError, errors.ElmError) as error:
-        raise errors.LibraryError(
-            found=f"the record {path}: {errors.reason(error)}",
-            expected="the files as they were written",
-            do="Remove this folder, and run elm_library with @observe.Observe() again",
-        ) from error
+        raise _damaged(path, error) from error
+    return record
+
+
+def _read_arrays(
+    path: pathlib.Path, record: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Returns what was observed, by place and name; raises LibraryError if changed."""
+    try:
+        content = (path / _ARRAYS).read_bytes()
+        if record.get("digest_of_arrays") != _digest(content):
+            raise ValueError(f"{_ARRAYS} was changed after it was written")
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> errors.LibraryError:
+    return errors.LibraryError(
+        found=f"the record {path}: {errors.reason(error)}",
+        expected="the files as they were written",
+        do="Remove this folder, and run elm_library with @observe.Observe() again",
+    )
 
 
 def _recipe(info: manifest.Manifest, settings: Settings) -> dict[str, Any]:
@@ -196,5 +243,5 @@ def _recipe(info: manifest.Manifest, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _digest(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
