@@ -19,7 +19,7 @@ REAL = (  # of gin/original/merging_study.gin
 )
 REAL_HELD_IN = (
     "dream_read_the_following_conversation_and_answer_the_question",
-    "cos_e_v1.11_question_description_option_text",
+    "cos_e_v1.11_question_option_description_text",
     "rotten_tomatoes_Reviewer_Enjoyment_Yes_No",
 )
 COMPOSED, PARTS = ("pocket_composed",), ("pocket_topics", "pocket_reviews")

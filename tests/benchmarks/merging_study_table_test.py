@@ -296,9 +296,17 @@ def test_its_names_are_those_of_the_gin_files():
 
 
 def test_its_real_tasks_are_those_of_the_gin_file():
-    text = (GIN.parent / "original" / "merging_study.gin").read_text()
-    named = re.findall(r'"((?:quail|cosmos|dream|cos_e|rotten)\w[\w.]+)"', text)
+    named = _real_tasks_in("merging_study.gin")
     assert {*named} == {*merging_study_lines.REAL, *merging_study_lines.REAL_HELD_IN}
+
+
+def test_its_held_in_real_tasks_have_experts_of_their_own():
+    assert _real_tasks_in("prompt_experts.gin") == [*merging_study_lines.REAL_HELD_IN]
+
+
+def _real_tasks_in(name):
+    text = (GIN.parent / "original" / name).read_text()
+    return re.findall(r'"((?:quail|cosmos|dream|cos_e|rotten)\w[\w.]+)"', text)
 
 
 def test_an_expert_of_other_rows_is_named():
