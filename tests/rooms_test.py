@@ -17,7 +17,7 @@ GROUND = {
     f"elm_jax.{name}"
     for name in (
         *("types", "errors", "trees", "paths", "fields", "printing"),
-        *("disk", "limits", "float32_sums", "parameters"),
+        *("disk", "limits", "float32_sums", "parameters", "expert_kinds"),
     )
 }
 ROOMS = (

@@ -9,10 +9,11 @@ import os
 import pathlib
 import stat
 from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from elm_jax import errors, fields, paths
 from elm_jax.disk import files, json_files, seals
+from elm_jax.expert_kinds import Kind
 from elm_jax.limits import patterns
 
 FORMAT_VERSION = 1
@@ -35,10 +36,6 @@ _OF_ONE_SEED = ("fingerprints", "seeds", "parts")
 # What a merge whose coefficients were searched tells beside the search.
 _ASKED_OF_SEARCH = ("experts", "recipes", "measured")
 _PACKAGES = ("elm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-
-TrainedKind = Literal["base", "prompt", "dataset", "multitask", "selection"]
-Kind = Literal[TrainedKind, "merged"]
-"""What experts and bases are, as their manifests say: the one list of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,13 @@ import math
 import operator
 import typing
 from collections.abc import Mapping
-from typing import Literal
 
-from elm_jax import errors
+from elm_jax import errors, expert_kinds
+from elm_jax.expert_kinds import Role
 
 # A claim about a way to train is more than a claim about trainings from this many on.
 LEAST_TRAININGS = 3
 
-Role = Literal["base", "multitask", "selection", "strategy", "merged", "expert"]
 ROLES: tuple[Role, ...] = typing.get_args(Role)
 """In the order in which tables show them."""
 
@@ -194,10 +193,8 @@ class ResultRow(Facts, Cell):
     @property
     def role(self) -> Role:
         """What its parameters are; rows of release 0.1 tell it by their name alone."""
-        if self.kind in ("base", "strategy", "multitask", "merged", "selection"):
-            return self.kind
         if self.kind or self.expert not in STRATEGIES:
-            return "expert"
+            return expert_kinds.role(self.kind)
         names: dict[str, Role] = {"base": "base", "multitask": "multitask"}
         return names.get(self.expert, "strategy")
 
@@ -227,7 +224,7 @@ class ResultRow(Facts, Cell):
         And so not of the base, nor of what chooses an expert for each task.
         """
         if self.kind:
-            return self.kind not in ("base", "strategy")
+            return self.role not in ("base", "strategy")
         return self.expert not in STRATEGIES  # rows of release 0.1 tell no kind
 
     @property

@@ -4,17 +4,16 @@ import dataclasses
 import json
 import os
 import pathlib
-import typing
 from collections.abc import Iterable
 from typing import Any
 
-from elm_jax import errors, paths
+from elm_jax import errors, expert_kinds, paths
 from elm_jax.checkpoints import manifest
 from elm_jax.disk import files, json_files
 from elm_jax.library import lock
 
 FILE_NAME = "catalogue.jsonl"
-KINDS = tuple(kind for kind in typing.get_args(manifest.Kind) if kind != "base")
+KINDS = tuple(kind for kind in expert_kinds.KINDS if kind != "base")
 STATUSES = ("active", "retired")
 _MOST_BYTES = 2**30  # enough for some million lines
 _ADDED_LATER = {"fingerprint", "base_dtype"}

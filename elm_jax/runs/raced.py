@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from elm_jax import errors
+from elm_jax import errors, expert_kinds
 from elm_jax.evaluation import racing, result_store, results
 from elm_jax.partitioning import processes
 from elm_jax.reporting import terminal, text
@@ -215,7 +215,7 @@ def _may_race(job: jobs.Job) -> bool:
     the best expert.
     """
     is_expert = job.candidate.strategy == "expert"
-    is_single = job.candidate.kind not in ("multitask", "merged", "selection")
+    is_single = expert_kinds.role(job.candidate.kind) == "expert"
     return is_expert and is_single and job.split.dataset.has_choices
 
 

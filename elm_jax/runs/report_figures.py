@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from elm_jax import expert_kinds
 from elm_jax.evaluation import (
     comparisons,
     prompts,
-    results,
     variance,
 )
 from elm_jax.reporting import report, text
@@ -13,7 +13,7 @@ from elm_jax.runs import report_library, report_settings
 from elm_jax.runs.report_way import Way
 from elm_jax.runs.report_ways import Ways
 
-BASELINES: tuple[results.Role, ...] = ("multitask", "base")
+BASELINES: tuple[expert_kinds.Role, ...] = ("multitask", "base")
 _OF_TRAININGS = (
     "Each expert has several trainings: where choices are cross-fitted, one training is"
     " reported and the others choose, each in turn.",

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from elm_jax.evaluation import results, row_columns, selection
+from elm_jax import expert_kinds
+from elm_jax.evaluation import row_columns, selection
 from elm_jax.runs.report_way import Rows
 
-_TRAINED: tuple[results.Role, ...] = ("base", "multitask")
+_TRAINED: tuple[expert_kinds.Role, ...] = ("base", "multitask")
 _MEAN = "merged_all"
 _OF_A_LIBRARY = (_MEAN, "random_weights")  # kinds of strategies
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from elm_jax import expert_kinds
 from elm_jax.evaluation import (
     cross_fitting,
     estimates,
@@ -16,6 +17,11 @@ from elm_jax.evaluation.row_columns import RowColumns
 from elm_jax.runs import report_controls, report_settings
 from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.report_way import Rows, Way
+
+_NOTES: Mapping[expert_kinds.Role, str] = {
+    "base": "the base alone",
+    "selection": "one expert, trained on the labelled rows by which others are chosen",
+}
 
 
 class Ways:
@@ -97,7 +103,7 @@ class Ways:
         """Returns a way, or None if there is none of this name."""
         return next((way for way in self.all if way.label == label), None)
 
-    def of_role(self, role: results.Role) -> Way | None:
+    def of_role(self, role: expert_kinds.Role) -> Way | None:
         """Returns the way of a role, or None if there is none, or several are."""
         ways = [way for way in self.all if way.role == role]
         return ways[0] if len(ways) == 1 else None
@@ -281,13 +287,11 @@ def note(row: results.ResultRow, of_votes: str) -> str:
     """
     if row.strategy_note:
         return row.strategy_note
-    if row.role == "base":
-        return "the base alone"
+    if row.role in _NOTES:
+        return _NOTES[row.role]
     if row.role == row.expert == "multitask":
         return "one model trained on all prompts, same token budget"
-    if row.role == "selection":
-        return "one expert, trained on the labelled rows by which others are chosen"
-    if row.role in ("multitask", "merged"):
+    if row.is_expert:
         return ", ".join(filter(None, (f"a {row.kind} expert", row.source)))
     if row.is_choice:
         return of_votes

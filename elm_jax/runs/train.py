@@ -6,8 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from elm_jax import errors, fields, paths
-from elm_jax.checkpoints import manifest
+from elm_jax import errors, expert_kinds, fields, paths
 from elm_jax.data import tasks as task_registry
 from elm_jax.evaluation import naming
 from elm_jax.model import config
@@ -80,7 +79,7 @@ class Train(Run):
 
     can_share_work: ClassVar[bool] = True
 
-    kind: manifest.TrainedKind
+    kind: expert_kinds.TrainedKind
     tasks: str | tuple[str, ...]
     data: task_data.TaskData
     optimizer: optimizers.AdamW | optimizers.Adafactor

@@ -2,7 +2,7 @@
 
 import pytest
 
-from elm_jax import errors
+from elm_jax import errors, expert_kinds
 from elm_jax.evaluation import naming, results, selection
 from elm_jax.reporting import marks
 from tests.evaluation.made_rows import PROMPT, changed
@@ -126,6 +126,15 @@ def test_a_methods_expert_is_no_oracle_and_no_best_single(kind):
     assert best not in singles
     assert best.is_expert
     assert selection.oracle(singles[:1]) == {"senses_same": "reviews"}
+
+
+def test_a_new_kind_is_chosen_among_as_the_list_of_kinds_says(monkeypatch):
+    new = changed(kind="control")
+    assert new.is_single_expert
+    monkeypatch.setattr(
+        expert_kinds, "ROLES", {**expert_kinds.ROLES, "control": "selection"}
+    )
+    assert (new.role, new.is_single_expert) == ("selection", False)
 
 
 def test_rows_of_release_0_1_tell_no_kind_and_are_known_by_their_labels():

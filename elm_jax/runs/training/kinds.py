@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from elm_jax import errors
-from elm_jax.checkpoints import manifest
+from elm_jax import errors, expert_kinds
 from elm_jax.data import tasks as task_registry
 
 
@@ -32,7 +31,7 @@ class Kind:
         return self.objective == "span_corruption"
 
 
-KINDS: Mapping[manifest.TrainedKind, Kind] = {
+KINDS: Mapping[expert_kinds.TrainedKind, Kind] = {
     "base": Kind(objective="span_corruption", grouping="all", parts="all"),
     "prompt": Kind(
         objective="supervised", grouping="prompt", parts="adapters_and_norms"
@@ -46,7 +45,7 @@ KINDS: Mapping[manifest.TrainedKind, Kind] = {
 }
 
 
-def group(kind: manifest.TrainedKind, tasks: Iterable[str]) -> dict[str, list[str]]:
+def group(kind: expert_kinds.TrainedKind, tasks: Iterable[str]) -> dict[str, list[str]]:
     """Returns the tasks of each expert to be, by the expert's name.
 
     An expert for all tasks is named like its kind.

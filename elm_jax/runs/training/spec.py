@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
-from elm_jax import errors, trees
+from elm_jax import errors, expert_kinds, trees
 from elm_jax.checkpoints import manifest
 from elm_jax.model import config, cost, int8_kernels, t5
 from elm_jax.peft import adapters, expert_parts
@@ -79,7 +79,7 @@ class TrainingSpec:
       num_shards: Machines that the experts are dealt out to.
     """
 
-    kind: manifest.TrainedKind
+    kind: expert_kinds.TrainedKind
     experts: Mapping[str, ExpertSpec]
     tasks: str | tuple[str, ...]
     optimizer: optimizers.AdamW | optimizers.Adafactor
@@ -186,7 +186,7 @@ def _check_is_frozen(shape: config.T5Config, pattern: str) -> None:
         )
 
 
-def trainable_pattern_of(kind: manifest.TrainedKind, parts: str) -> str:
+def trainable_pattern_of(kind: expert_kinds.TrainedKind, parts: str) -> str:
     """Returns the pattern of the parameters that train.
 
     Args:

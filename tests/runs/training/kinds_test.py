@@ -5,8 +5,7 @@ import typing
 import pytest
 
 import tasks.pocket  # noqa: F401 - registers the tasks
-from elm_jax import errors
-from elm_jax.checkpoints import manifest
+from elm_jax import errors, expert_kinds
 from elm_jax.library import catalogue
 from elm_jax.peft import expert_parts
 from elm_jax.runs.training import kinds
@@ -15,9 +14,10 @@ TASKS = ("pocket_kinds_which_is", "pocket_notes_tell", "pocket_notes_write_sente
 
 
 def test_every_kind_that_manifests_name_is_trained_or_merged():
-    assert set(kinds.KINDS) == set(typing.get_args(manifest.TrainedKind))
-    assert set(typing.get_args(manifest.Kind)) == {*kinds.KINDS, "merged"}
+    assert set(kinds.KINDS) == set(typing.get_args(expert_kinds.TrainedKind))
+    assert set(typing.get_args(expert_kinds.Kind)) == {*kinds.KINDS, "merged"}
     assert set(catalogue.KINDS) == {*kinds.KINDS, "merged"} - {"base"}
+    assert set(expert_kinds.ROLES) == set(expert_kinds.KINDS)
     assert {kind.parts for kind in kinds.KINDS.values()} <= set(expert_parts.PARTS)
 
 
