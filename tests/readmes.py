@@ -10,7 +10,6 @@ replaced too, so that nothing is installed.
 import contextlib
 import importlib
 import itertools
-import multiprocessing
 import os
 import pathlib
 import re
@@ -20,13 +19,14 @@ import sys
 import threading
 from typing import NamedTuple
 
+from tests import forks
+
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = ("elm_jax", "gin", "launch", "tasks")
 READMES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     + [path for room in ROOMS for path in ROOT.glob(f"{room}/**/*.md")]
 )
-BINARIES = ("train", "library", "eval", "merge", "convert", "report", "tasks")
 TOOLS = ("python", "pip", "ruff", "basedpyright", "shellcheck", "seqio_cache_tasks")
 NEED_MUCH = ("gin/original/", "gin/t5")
 """Beginnings of gin files that need data, downloads or accelerators: never run."""
@@ -137,11 +137,7 @@ class World:
         os.mkfifo(self._answer)
         self._output = folder / "output"
         self._add_programs(folder / ".venv" / "bin")
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            [f"elm_jax.cli.elm_{name}" for name in BINARIES]
-            + ["tests.readmes", "tasks.pocket", *_run_modules()]
-        )
+        self._context = forks.context()
 
     def _add_programs(self, folder):
         folder.mkdir(parents=True)
@@ -149,7 +145,7 @@ class World:
         text = _SHIM
         for word, place in {**places, "OUTPUT": self._output}.items():
             text = re.sub(rf"\b{word}\b", str(place), text)
-        for name in (*(f"elm_{name}" for name in BINARIES), *TOOLS):
+        for name in (*(f"elm_{name}" for name in forks.BINARIES), *TOOLS):
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
         (folder / "activate").write_text("")
@@ -226,13 +222,9 @@ class World:
         return process.exitcode
 
 
-def _run_modules():
-    folder = ROOT / "elm_jax" / "runs"
-    return sorted(f"elm_jax.runs.{path.stem}" for path in folder.glob("[a-z]*.py"))
-
-
 def _enter(folder, output):
     os.chdir(folder)
+    forks.seek_less_garbage()
     sys.stdout.flush()
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)

@@ -7,7 +7,6 @@ touched no device: a run of a tiny model then takes a second or two.
 import hashlib
 import importlib
 import json
-import multiprocessing
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from typing import NamedTuple
 from elm_jax import trees
 from elm_jax.checkpoints import experts, manifest
 from elm_jax.training import hooks
+from tests import forks
 
 SHAPE = {
     **{"emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 16},
@@ -119,11 +119,7 @@ class Binaries:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "JAX_NUM_CPU_DEVICES": f"{num_devices}",
         }
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            [f"elm_jax.cli.{stage.binary}" for stage in STAGES]
-            + ["tests.runs.binaries", "tasks.pocket", *_modules_of_runs()]
-        )
+        self._context = forks.context()
         (folder / "cache.gin").write_text(CACHE)
 
     def start(self, stage, model_dir):
@@ -148,13 +144,9 @@ class Binaries:
         return process
 
 
-def _modules_of_runs():
-    folder = pathlib.Path(importlib.import_module("elm_jax.runs").__path__[0])
-    return sorted(f"elm_jax.runs.{path.stem}" for path in folder.glob("[a-z]*.py"))
-
-
 def _run(binary, arguments, outputs, environ):
     os.setsid()
+    forks.seek_less_garbage()
     for number, path in enumerate(outputs, 1):
         with open(path, "a") as file:
             os.dup2(file.fileno(), number)

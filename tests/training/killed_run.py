@@ -1,14 +1,10 @@
 """A whole small training as a program, for tests that kill it.
 
-Usage: python -m tests.training.killed_run FOLDER [STUCK_AT]. Prints `saving N` when a
-save begins, `saved N` once it is known to be on disk, and at the end the bits of the
-final state. With STUCK_AT steps are slow for a signal's time of grace, and the step
-that follows so many never ends.
+Prints `saving N` when a save begins, `saved N` once it is known to be on disk, and at
+the end the bits of the final state.
 """
 
 import hashlib
-import pathlib
-import sys
 import time
 
 import jax
@@ -49,7 +45,14 @@ def stuck(step_fn, at):
     return call
 
 
-def main(folder, *stuck_at):
+def main(folder, stuck_at=None):
+    """Trains in a folder.
+
+    Args:
+      folder: Made if it is not there.
+      stuck_at: If not None, steps are slow for a signal's time of grace, and the step
+        that follows so many never ends.
+    """
     store = TalkingStore(folder / "states", config={"seed": toy.SEED})
     state, frozen, step_fn = toy.start(num_steps=NUM_STEPS)
     state = store.restore(state) or state
@@ -58,8 +61,8 @@ def main(folder, *stuck_at):
     report = hooks.ReportMetrics(
         [writers.JsonLinesWriter(path, start_step=start_step)], num_steps=NUM_STEPS
     )
-    if stuck_at:
-        step_fn = stuck(step_fn, int(*stuck_at))
+    if stuck_at is not None:
+        step_fn = stuck(step_fn, stuck_at)
     with signals.StopRequest(grace_secs=GRACE_SECS) as stop:
         saving = hooks.SaveSchedule(
             SAVE_STEPS,
@@ -85,7 +88,3 @@ def main(folder, *stuck_at):
     for leaf in jax.tree.leaves(state):
         digest.update(np.asarray(leaf).tobytes())
     print(f"done {int(state.step)} {digest.hexdigest()}", flush=True)
-
-
-if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), *sys.argv[2:])

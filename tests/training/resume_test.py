@@ -1,48 +1,38 @@
 """Training is killed for real, and goes on as if nothing had happened."""
 
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from elm_jax.training import signals
+from tests import forks
 from tests.training import toy
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 def start(folder, *more):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.killed_run", str(folder), *more],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    number = len([*folder.parent.glob("output*")])
+    output = folder.parent / f"output{number}"
+    return forks.Program("tests.training.killed_run", (folder, *more), output)
 
 
 def send(process, number, *, after, delay_secs=0.0):
     """Sends a signal once a line is out; returns the exit status."""
-    with process:
-        for line in process.stdout:
-            if line == f"{after}\n":
-                break
-        time.sleep(delay_secs)
-        process.send_signal(number)
-        begun = time.monotonic()
-        status = process.wait()
-        assert time.monotonic() - begun < signals.GRACE_SECS
-        return status
+    process.wait_for(after)
+    time.sleep(delay_secs)
+    process.send(number)
+    begun = time.monotonic()
+    status = process.wait(2 * signals.GRACE_SECS)
+    assert time.monotonic() - begun < signals.GRACE_SECS
+    return status
 
 
 def finish(process):
     """Returns the last line: number of steps and bits of the final state."""
-    with process:
-        return process.stdout.read().splitlines()[-1]
+    assert process.wait(300) == 0, process.text()
+    return process.lines()[-1]
 
 
 def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path):
@@ -63,6 +53,6 @@ def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_pat
 
 
 def test_a_signal_during_a_slow_step_loses_that_step_alone(tmp_path):
-    process = start(tmp_path, "5")
+    process = start(tmp_path / "stuck", 5)
     assert send(process, signal.SIGTERM, after="stuck after 5") == 143
-    assert [path.name for path in (tmp_path / "states").iterdir()] == ["5"]
+    assert [path.name for path in (tmp_path / "stuck" / "states").iterdir()] == ["5"]

@@ -1,13 +1,10 @@
 """A small training by several processes, for tests that kill one of them.
 
-Usage: python -m tests.training.together_run FOLDER ADDRESS COUNT INDEX DEVICES. Each
-process has DEVICES virtual ones, and all of them split batch and parameters. Prints
-`saved N` after each save, and at the end the bits of the final state.
+Each process has some virtual devices, and all of them split batch and parameters.
+Prints `saved N` after each save, and at the end the bits of the final state.
 """
 
 import hashlib
-import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -102,7 +99,3 @@ def main(folder, address, count, index, num_devices):
     if processes.is_main():
         np.savez(folder / "final.npz", **trees.flatten(whole.params))
     print(f"done {int(whole.step)} {digest.hexdigest()}", flush=True)
-
-
-if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -1,19 +1,16 @@
 """Two processes train one model; one dies, both go on, with the same bits."""
 
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
+from tests import forks
 from tests.partitioning import addresses
 from tests.training import toy
 
-ROOT = pathlib.Path(__file__).parents[2]
 # A dead process closes its connections, which others notice at once; a silent one is
 # noticed after its heartbeat, 10 s here. The rest is for a busy machine.
 BOUND_SECS = 60
@@ -23,14 +20,13 @@ def start(folder, *, count=2, num_devices=2):
     """Starts the processes of one training, four devices in all by default."""
     folder.mkdir(exist_ok=True)
     address = addresses.free_address()
-    command = [sys.executable, "-m", "tests.training.together_run", str(folder)]
+    outputs = folder.parent / f"{folder.name} {address}"
+    outputs.mkdir()
     return [
-        subprocess.Popen(
-            [*command, address, str(count), str(index), str(num_devices)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
+        forks.Program(
+            "tests.training.together_run",
+            (folder, address, count, index, num_devices),
+            outputs / f"{index}",
         )
         for index in range(count)
     ]
@@ -38,16 +34,9 @@ def start(folder, *, count=2, num_devices=2):
 
 def finish(runs):
     """Returns what each printed."""
-    texts = [run.communicate(timeout=300)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0] * len(runs), "\n\n".join(texts)
-    return [text.splitlines() for text in texts]
-
-
-def wait_for(run, line):
-    for told in run.stdout:
-        if told == f"{line}\n":
-            return
-    raise AssertionError(f"{line} did not come; status {run.wait()}")
+    statuses = [run.wait(300) for run in runs]
+    assert statuses == [0] * len(runs), "\n\n".join(run.text() for run in runs)
+    return [run.lines() for run in runs]
 
 
 def final(folder):
@@ -85,13 +74,12 @@ def test_when_one_dies_the_other_ends_and_both_go_on_with_the_same_bits(
 ):
     folder = tmp_path / "killed"
     survivor, victim = start(folder)
-    wait_for(victim, "saved 6")
-    victim.send_signal(signal.SIGKILL)
+    victim.wait_for("saved 6")
+    victim.kill()
     began = time.monotonic()
-    survivor.communicate(timeout=BOUND_SECS)
-    assert survivor.returncode != 0
+    assert survivor.wait(BOUND_SECS) != 0
     assert time.monotonic() - began < BOUND_SECS
-    victim.communicate()
+    assert victim.wait(BOUND_SECS) == -signal.SIGKILL
     again = finish(start(folder))
     assert "starts at 0" not in again[0]
     assert again[0][-1] == again[1][-1] == untouched[2]
@@ -102,23 +90,22 @@ def test_when_one_dies_the_other_ends_and_both_go_on_with_the_same_bits(
 @pytest.mark.parametrize("index", [0, 1])
 def test_when_one_falls_silent_the_other_ends(tmp_path, index):
     runs = start(tmp_path / "silent")
-    wait_for(runs[index], "saved 3")
-    runs[index].send_signal(signal.SIGSTOP)
-    runs[1 - index].communicate(timeout=BOUND_SECS)
-    assert runs[1 - index].returncode != 0
-    runs[index].kill()
-    runs[index].communicate()
+    runs[index].wait_for("saved 3")
+    runs[index].send(signal.SIGSTOP)
+    try:
+        assert runs[1 - index].wait(BOUND_SECS) != 0
+    finally:
+        runs[index].kill()
+    assert runs[index].wait(BOUND_SECS) == -signal.SIGKILL
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_saves_and_stops_both(untouched, tmp_path):
     folder = tmp_path / "stopped"
     runs = start(folder)
-    wait_for(runs[1], "saved 3")
-    runs[1].send_signal(signal.SIGTERM)
-    for run in runs:
-        run.communicate(timeout=BOUND_SECS)
-    assert [run.returncode for run in runs] == [143, 143]
+    runs[1].wait_for("saved 3")
+    runs[1].send(signal.SIGTERM)
+    assert [run.wait(BOUND_SECS) for run in runs] == [143, 143]
     assert finish(start(folder))[0][-1] == untouched[2]
     assert toy.metrics(folder) == toy.metrics(untouched[0])
 
