@@ -30,8 +30,9 @@ class FetchExperts(Run):
         Raises:
           CheckpointError: As `run` before it downloads anything.
         """
-        chosen = self._choose()
-        missing = self._missing(chosen)
+        source = self._bucket()
+        chosen = self._choose(source)
+        missing = self._missing(source, chosen)
         return {
             "bucket": self.place(self.url),
             "experts": f"{len(chosen)}: {', '.join(copy.name for copy in chosen)}",
@@ -47,10 +48,11 @@ class FetchExperts(Run):
           CheckpointError: A folder holds another expert than the bucket has of its
             name, the bucket has several, or it cannot be read.
         """
-        chosen = self._choose()
+        source = self._bucket()
+        chosen = self._choose(source)
         folder = self.path(self.experts_dir)
         with lock.hold(folder):
-            missing = self._missing(chosen)
+            missing = self._missing(source, chosen)
             done, total = 0, sum(copy.num_files for copy in missing)
             progress = Progress("fetch", total=total, unit="files")
 
@@ -60,28 +62,33 @@ class FetchExperts(Run):
                 progress(done)
 
             for copy in missing:
-                self._fetch(copy, count)
+                self._fetch(source, copy, count)
         print(  # noqa: T201
             f"experts: {len(missing)} fetched, {len(chosen) - len(missing)} there"
             f" already, in {folder}"
         )
 
-    def _fetch(self, copy: bucket.Copy, on_file: Callable[[], None]) -> None:
+    def _bucket(self) -> bucket.Bucket:
+        """Returns the bucket; one for all questions, as it knows what it looked at."""
+        return bucket.Bucket(self.place(self.url))
+
+    def _fetch(
+        self, source: bucket.Bucket, copy: bucket.Copy, on_file: Callable[[], None]
+    ) -> None:
         """Downloads an expert, unless a training saves it here meanwhile."""
-        place = bucket.Bucket(self.place(self.url))
+        target = self.path(self.experts_dir) / copy.name
         recipes.make_once(
-            lambda: place.fetch(copy, self.path(self.experts_dir) / copy.name, on_file),
-            lambda: not self._missing([copy]),
+            lambda: source.fetch(copy, target, on_file),
+            lambda: not self._missing(source, [copy]),
         )
 
-    def _choose(self) -> list[bucket.Copy]:
+    def _choose(self, source: bucket.Bucket) -> list[bucket.Copy]:
         """Returns the experts in the bucket whose names fit, sorted.
 
         Raises:
           LibraryError: A pattern fits none.
         """
-        place = bucket.Bucket(self.place(self.url))
-        published = place.copies()
+        published = source.copies()
         names: set[str] = set()
         for pattern in (
             (self.experts,) if isinstance(self.experts, str) else self.experts
@@ -96,14 +103,13 @@ class FetchExperts(Run):
                     f" {errors.did_you_mean(pattern, published)}",
                 )
             names.update(fitting)
-        return place.pick(sorted(names))
+        return source.pick(sorted(names))
 
-    def _missing(self, chosen: list[bucket.Copy]) -> list[bucket.Copy]:
+    def _missing(
+        self, source: bucket.Bucket, chosen: list[bucket.Copy]
+    ) -> list[bucket.Copy]:
         """Returns what is not there; raises CheckpointError if another expert is."""
-        source, folder = (
-            bucket.Bucket(self.place(self.url)),
-            self.path(self.experts_dir),
-        )
+        folder = self.path(self.experts_dir)
         source.check_single(copy.name for copy in chosen)
         present = [
             c for c in chosen if (folder / c.name / manifest.FILE_NAME).is_file()
