@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +28,6 @@ from elm_jax.runs import (
     vocabularies,
 )
 from elm_jax.runs.strategy import TaskRouter
-
-_NAMES = re.compile(r"(minilm|encoder-mean)-.*-(\d+)|sentence-transformers:(.+)")
 
 _STATISTIC: behaviour.Statistic = "log_prob"
 _LEAST_BATCH = 8
@@ -77,10 +74,11 @@ class Library:
         """Returns one of its experts.
 
         Raises:
-          LibraryError: The library has none of this name.
+          LibraryError: The library has none of this name, or another expert is in its
+            folder than is listed.
           CheckpointError: Its folder is not there, or damaged.
         """
-        return loaded.Expert.load(self._catalogue.expert_dir(name))
+        return loaded.Expert.load(self._catalogue.checked_dir(name))
 
     def retrieve(
         self, texts: Sequence[str], choices: Sequence[str] = ()
@@ -148,7 +146,8 @@ class Library:
           with what it ranks by, and without experts for which it has nothing.
 
         Raises:
-          LibraryError: There is no library, no base was given, or an expert is unknown.
+          LibraryError: There is no library, no base was given, an expert is unknown, or
+            another one is in its folder than is listed.
           DataError: A text or a choice is empty, or an answer is none of the choices.
           ConfigError: There is no such statistic, no expert to choose from, or a router
             beside a statistic or without the answers that it needs.
@@ -195,8 +194,9 @@ class Library:
           options: Those of `elm_jax.Model`, such as `max_tokens`.
 
         Raises:
-          LibraryError: There is no library, no base was given, an expert is unknown, or
-            the router needs records that are not there.
+          LibraryError: There is no library, no base was given, an expert is unknown,
+            another one is in its folder than is listed, or the router needs records
+            that are not there.
           ConfigError: The experts are not alike, or have no adapters to mix;
             `norms_of` is none of them; or the router cannot route layer norms.
           CheckpointError: An expert is damaged, or does not fit the base.
@@ -205,7 +205,7 @@ class Library:
         names = sorted(self._among(among))
         candidate = routed_candidate.RoutedCandidate(
             "mixture",
-            tuple(map(self._catalogue.expert_dir, names)),
+            tuple(map(self._catalogue.checked_dir, names)),
             "strategy",
             router=router,
             records_dir=self._folder / routing_records.FOLDER,
@@ -313,7 +313,7 @@ class Library:
         """Returns the library as routers ask it, with some experts."""
         self._needed_base()
         return questions.Asked(
-            {name: self._catalogue.expert_dir(name) for name in names},
+            {name: self._catalogue.checked_dir(name) for name in names},
             index.open_index(self._folder),
             lambda: self._embedder,
             self._open_data(),
@@ -355,7 +355,7 @@ class Library:
     @functools.cached_property
     def _embedder(self) -> types.Embedder:
         made_by = index.open_index(self._folder).settings.embedder
-        spec = self._embedder_spec or _spec_of(made_by)
+        spec = self._embedder_spec or embedders.named(made_by)
         return spec.make(
             place=_place, load_base=self._needed_base, load_data=self._open_data
         )
@@ -379,21 +379,3 @@ class Library:
 
 def _place(text: str) -> str:
     return f"{paths.absolute(text)}" if text else ""
-
-
-def _spec_of(name: str) -> embedders.EmbedderSpec:
-    """Returns the embedder of a name that an index records.
-
-    Raises:
-      LibraryError: The name does not tell it.
-    """
-    match = _NAMES.fullmatch(name)
-    if match is None or match[3]:
-        raise errors.LibraryError(
-            found=f"a library whose keys {name} made",
-            expected="an embedder that its name tells: minilm or the base's encoder",
-            do="Give the embedder: elm_jax.Library(folder, embedder=...), with an"
-            " elm_jax.runs.embedders.EmbedderSpec",
-        )
-    kind = "minilm" if match[1] == "minilm" else "encoder"
-    return embedders.EmbedderSpec(kind=kind, max_length=int(match[2]))

@@ -101,8 +101,19 @@ class Catalogue:
 
     def expert_dir(self, name: str) -> pathlib.Path:
         """Returns the absolute folder of an expert."""
-        path = self._library_dir.absolute() / self.get(name).path
-        return pathlib.Path(os.path.normpath(path))
+        return self._folder_of(self.get(name))
+
+    def checked_dir(self, name: str) -> pathlib.Path:
+        """Returns the absolute folder of an expert, which holds the one listed.
+
+        Raises:
+          CheckpointError: No expert is in this folder.
+          LibraryError: There is none of this name, or the folder holds another one, as
+            `check` tells it.
+        """
+        entry = self.get(name)
+        self._check_folder(entry)
+        return self._folder_of(entry)
 
     def check(self) -> None:
         """Raises LibraryError if the folder of an active expert holds another expert.
@@ -114,19 +125,24 @@ class Catalogue:
           CheckpointError: An expert is not in its folder.
         """
         for entry in self.entries():
-            if entry.status != "active":
-                continue
-            folder = self.expert_dir(entry.name)
-            info = manifest.read_manifest(folder)
-            if not _is_same(self._describe(folder), entry):
-                raise errors.LibraryError(
-                    found=f"{folder} holds another expert ({info.fingerprint})"
-                    f" than {self._path} lists",
-                    expected=f"expert {entry.name!r} with fingerprint"
-                    f" {entry.fingerprint}",
-                    do="Build a new library (library_dir) from the experts as they"
-                    " are now, or put the listed one back",
-                )
+            if entry.status == "active":
+                self._check_folder(entry)
+
+    def _folder_of(self, entry: Entry) -> pathlib.Path:
+        path = self._library_dir.absolute() / entry.path
+        return pathlib.Path(os.path.normpath(path))
+
+    def _check_folder(self, entry: Entry) -> None:
+        folder = self._folder_of(entry)
+        described = self._describe(folder)
+        if not _is_same(described, entry):
+            raise errors.LibraryError(
+                found=f"{folder} holds another expert ({described.fingerprint})"
+                f" than {self._path} lists",
+                expected=f"expert {entry.name!r} with fingerprint {entry.fingerprint}",
+                do="Build a new library (library_dir) from the experts as they"
+                " are now, or put the listed one back",
+            )
 
     def add(self, expert_dir: str | pathlib.Path) -> Entry:
         """Adds the expert of a folder, whose manifest says what it is.

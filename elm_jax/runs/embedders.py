@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from elm_jax.runs import loaded, task_data
 
 TextLength = Annotated[int, fields.Range(3, 2**31, is_open_above=True)]
 """Tokens, with the two that BERT puts around a text."""
+_NAME = re.compile(r"(minilm|encoder-mean)-.*-(\d+)|sentence-transformers:(.+)")
 KINDS = ("minilm", "encoder", "sentence_transformers")
 
 
@@ -69,6 +71,24 @@ class EmbedderSpec:
                 max_length=self.max_length,
             )
         return _encoder_embedder(load_base(), load_data(), max_length=self.max_length)
+
+
+def named(name: str) -> EmbedderSpec:
+    """Returns the embedder of a name that an index records.
+
+    Raises:
+      LibraryError: The name does not tell it.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None or match[3]:
+        raise errors.LibraryError(
+            found=f"a library whose keys {name} made",
+            expected="an embedder that its name tells: minilm or the base's encoder",
+            do="Give the embedder: elm_jax.Library(folder, embedder=...), with an"
+            " elm_jax.runs.embedders.EmbedderSpec",
+        )
+    kind = "minilm" if match[1] == "minilm" else "encoder"
+    return EmbedderSpec(kind=kind, max_length=int(match[2]))
 
 
 def _encoder_embedder(

@@ -1,6 +1,7 @@
 """Routers from Python choose and score as those of `elm_eval`."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -231,3 +232,27 @@ def test_the_loss_on_inputs_is_that_of_its_own_function(library):
 def test_routers_that_lack_something_are_refused(library, options, message):
     with pytest.raises(errors.ElmError, match=message):
         library.route(**{"texts": TEXTS, "choices": CHOICES, **options})
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        lambda library: library.load("plain"),
+        lambda library: library.route(TEXTS, CHOICES),
+        lambda library: library.route(TEXTS, CHOICES, router=key_routers.ByKeys()),
+        lambda library: library.mixture(token_routers.Arrow()),
+        lambda library: library.route_by_inputs(TEXTS),
+        lambda library: library.answer(TEXTS, CHOICES),
+    ],
+)
+def test_an_expert_that_was_replaced_since_it_was_listed_is_refused(
+    folder, tmp_path, used
+):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / "experts" / "plain")
+    routed.save_expert(copy, "plain", 9)
+    base = elm_jax.Base.load(copy / "base")
+    replaced = elm_jax.Library(copy / "library", base, vocabulary=scored.MODEL)
+    with pytest.raises(errors.LibraryError, match="holds another expert"):
+        used(replaced)
+    assert replaced.load("twice").manifest.name == "twice"
