@@ -193,9 +193,9 @@ print(json.dumps([dataset.fingerprint, [float(score) for score in scores]]))
 
 @pytest.mark.slow
 def test_few_packages_give_the_tokens_and_scores_of_all(tmp_path):
-    made = str(ROOT / "tests/runs/release_0_1")
+    release = str(ROOT / "tests/runs/release_0_1")
     few, every = str(tmp_path / "few"), str(tmp_path / "every")
-    told = run_with_few_packages(WORK, few, made).splitlines()[-1]
-    command = [sys.executable, "-c", WORK, every, made]
+    printed = run_with_few_packages(WORK, few, release).splitlines()[-1]
+    command = [sys.executable, "-c", WORK, every, release]
     done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
-    assert json.loads(told) == json.loads(done.stdout.splitlines()[-1])
+    assert json.loads(printed) == json.loads(done.stdout.splitlines()[-1])

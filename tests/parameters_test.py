@@ -32,8 +32,8 @@ def test_a_parameter_that_is_there_is_taken_and_its_initialiser_not_traced():
 
 
 def test_a_parameter_of_another_shape_is_refused_and_named():
-    told = r'"scale".*shape \(3,\).*shape \(1,\)'
-    with pytest.raises(flax_errors.ScopeParamShapeError, match=told):
+    message = r'"scale".*shape \(3,\).*shape \(1,\)'
+    with pytest.raises(flax_errors.ScopeParamShapeError, match=message):
         Scaled().apply({"params": {"scale": jnp.ones(1)}}, jnp.ones(3))
 
 

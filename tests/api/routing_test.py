@@ -88,11 +88,11 @@ def library(folder):
 def mixed(folder, name, **options):
     base = elm_jax.Base.load(folder / "base")
     opened = elm_jax.Library(folder / "library", base, vocabulary=scored.MODEL)
-    given = {"record_settings": routed.SETTINGS, "max_tokens": 8, **options}
-    return opened.mixture(ROUTERS[name], **given)
+    arguments = {"record_settings": routed.SETTINGS, "max_tokens": 8, **options}
+    return opened.mixture(ROUTERS[name], **arguments)
 
 
-def kept(folder, name, task):
+def stored_arrays(folder, name, task):
     """What `elm_eval` keeps of each example."""
     store = result_store.ResultStore(folder / "results.jsonl")
     label = strategy(name).label
@@ -103,11 +103,11 @@ def kept(folder, name, task):
 @pytest.mark.parametrize("name", [*ROUTERS])
 def test_a_mixture_scores_and_writes_as_in_elm_eval_to_the_bit(folder, name):
     model = mixed(folder, name)
-    of_plain = kept(folder, name, "plain_ask")
+    of_plain = stored_arrays(folder, name, "plain_ask")
     rows = [scored.ROWS["plain"][i] for i in of_plain["example_ids"]]
     scores = model.score_all([row[0] for row in rows], [row[1] for row in rows])
     np.testing.assert_array_equal(np.concatenate(scores), of_plain["scores"])
-    of_written = kept(folder, name, "written_ask")
+    of_written = stored_arrays(folder, name, "written_ask")
     values, offsets = of_written[scorer.TEXTS], of_written[scorer.TEXT_OFFSETS]
     pairs = zip(offsets[:-1], offsets[1:], strict=True)
     written = [values[start:end].tobytes().decode() for start, end in pairs]
@@ -199,8 +199,8 @@ def test_halving_ranks_by_right_answers_counted_a_row_at_a_time(folder, library)
     for name in NAMES:
         expert = elm_jax.Expert.load(folder / "experts" / name)
         model = elm_jax.Model(base, expert, vocabulary=scored.MODEL)
-        given = [model.choose(text, CHOICES) for text in TEXTS]
-        right[name] = [a == b for a, b in zip(given, answers, strict=True)]
+        chosen = [model.choose(text, CHOICES) for text in TEXTS]
+        right[name] = [a == b for a, b in zip(chosen, answers, strict=True)]
     every = routers.ByHalving(first_rows=len(TEXTS))
     ranked = library.route(TEXTS, CHOICES, router=every, answers=answers)
     assert dict(ranked) == {name: np.mean(rows) for name, rows in right.items()}

@@ -90,10 +90,10 @@ def arrays(world, task, expert):
 @pytest.mark.parametrize("task", ["plain", "signs"])
 @pytest.mark.parametrize("expert", ["", "shop"])
 def test_choices_have_the_scores_that_elm_eval_gives_to_the_bit(world, task, expert):
-    kept = arrays(world, f"{task}_ask", expert or "base")
-    rows = [scored.ROWS[task][i] for i in kept["example_ids"]]
+    stored = arrays(world, f"{task}_ask", expert or "base")
+    rows = [scored.ROWS[task][i] for i in stored["example_ids"]]
     scores = model(world, expert).score_all([r[0] for r in rows], [r[1] for r in rows])
-    np.testing.assert_array_equal(np.concatenate(scores), kept["scores"])
+    np.testing.assert_array_equal(np.concatenate(scores), stored["scores"])
 
 
 @pytest.mark.slow
@@ -111,13 +111,13 @@ def test_one_text_has_the_scores_that_it_has_among_others(world):
 
 @pytest.mark.slow
 def test_texts_are_those_that_elm_eval_writes(world):
-    kept = arrays(world, "written_ask", "shop")
-    values, offsets = kept[scorer.TEXTS], kept[scorer.TEXT_OFFSETS]
+    stored = arrays(world, "written_ask", "shop")
+    values, offsets = stored[scorer.TEXTS], stored[scorer.TEXT_OFFSETS]
     written = [
         values[a:b].tobytes().decode()
         for a, b in zip(offsets[:-1], offsets[1:], strict=True)
     ]
-    texts = [scored.ROWS["written"][i][0] for i in kept["example_ids"]]
+    texts = [scored.ROWS["written"][i][0] for i in stored["example_ids"]]
     assert model(world).generate_all(texts) == written
     assert model(world).generate(texts[0]) == written[0]
 
@@ -174,9 +174,9 @@ def test_routing_by_inputs_ranks_experts_by_what_they_give_to_missing_spans(worl
             left, spans = span_corruption.without_spans(
                 inputs, place, vocabulary=pieces, seed=0
             )
-            given = np.concatenate([[0], spans[:-1]])
+            decoder_inputs = np.concatenate([[0], spans[:-1]])
             variables = {"params": base.with_expert(expert)}
-            logits = net.apply(variables, left[np.newaxis], given[np.newaxis])
+            logits = net.apply(variables, left[np.newaxis], decoder_inputs[np.newaxis])
             log_probs = special.log_softmax(np.float64(logits[0]), axis=1)
             each.append(log_probs[np.arange(len(spans)), spans].mean())
         means[name] = np.mean(each)
@@ -272,9 +272,9 @@ def test_without_a_folder_nothing_stays_and_the_expert_is_the_same(world):
     base = elm_jax.Base.load(world / "base")
     base = dataclasses.replace(base, folder=None)
     expert = elm_jax.train(base, SHOP, name="shop", **OPTIONS)
-    there = elm_jax.Expert.load(world / "experts" / "shop")
+    saved_expert = elm_jax.Expert.load(world / "experts" / "shop")
     assert expert.folder is None
-    assert trees.fingerprint(expert.params) == trees.fingerprint(there.params)
+    assert trees.fingerprint(expert.params) == trees.fingerprint(saved_expert.params)
 
 
 @pytest.mark.slow

@@ -182,11 +182,11 @@ def test_a_flag_that_takes_a_part_out_takes_out_what_only_that_part_names(capsys
         bindings=("MODEL_DIR = 'runs'", stages),
     )
     assert [stage.expert_name for stage in run.stages] == ["all_greedy_soup"]
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     taken_out = "as --gin.merge_stages.Stages.stages takes"
-    assert f"AdaMerging.max_steps is not used, {taken_out}" in told
-    assert f"adamerging/merge.Merge.search is not used, {taken_out}" in told
-    assert "GreedySoup" not in told
+    assert f"AdaMerging.max_steps is not used, {taken_out}" in printed
+    assert f"adamerging/merge.Merge.search is not used, {taken_out}" in printed
+    assert "GreedySoup" not in printed
 
 
 def test_options_under_the_scope_of_who_names_a_part_go_with_it(tmp_path, capsys):

@@ -131,14 +131,14 @@ def test_a_path_may_have_any_other_character(examples, part, name, kind):
 def test_paths_of_a_run_are_absolute_and_never_patterns(
     built_runs, run_type, tmp_path, monkeypatch
 ):
-    home, here = tmp_path / "ho[1]me", tmp_path / "he[1]re"
-    here.mkdir()
+    home, working_dir = tmp_path / "ho[1]me", tmp_path / "he[1]re"
+    working_dir.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(working_dir)
     built = built_runs[run_type]
     for model_dir, expected in (
         ("~/r [v2]", home / "r [v2]"),
-        ("r[v2]*", here / "r[v2]*"),
+        ("r[v2]*", working_dir / "r[v2]*"),
         ("/r?", pathlib.Path("/r?")),
         ("{PACKAGE}/r", ROOT / "r"),
     ):
@@ -146,7 +146,7 @@ def test_paths_of_a_run_are_absolute_and_never_patterns(
         assert run.path("{MODEL_DIR}/x") == expected / "x"
         assert run.place("{MODEL_DIR}/x") == f"{expected}/x"
         assert run.path("~/x") == home / "x"
-        assert run.path("x[1]") == here / "x[1]"
+        assert run.path("x[1]") == working_dir / "x[1]"
         assert run.place("") == ""
         assert run.place("gs://bucket/a") == "gs://bucket/a"
 

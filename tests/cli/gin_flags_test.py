@@ -182,8 +182,8 @@ def test_a_users_module_that_another_hides_is_told(
     with pytest.raises(errors.ConfigError) as caught:
         build(tmp_path, f"{GOOD}{line}\n", "--gin.MODEL_DIR=x")
     message = str(caught.value)
-    theirs = str(tmp_path / file.format(name)).removesuffix("/__init__.py")
-    assert f"{theirs} is hidden by" in message
+    user_module = str(tmp_path / file.format(name)).removesuffix("/__init__.py")
+    assert f"{user_module} is hidden by" in message
     assert by in message
 
 

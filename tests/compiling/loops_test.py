@@ -58,9 +58,9 @@ def test_a_loop_runs_until_its_counter_reaches_the_limit(first, limit, step, tur
 
 
 def trips(*, first=0, limit=8, step=2, following="%add.257", beside=""):
-    given = {"FIRST": first, "LIMIT": limit, "STEP": step}
+    numbers = {"FIRST": first, "LIMIT": limit, "STEP": step}
     text = WINDOWED
-    for name, value in {**given, "NEXT": following, "BESIDE": beside}.items():
+    for name, value in {**numbers, "NEXT": following, "BESIDE": beside}.items():
         text = text.replace(name, f"{value}")
     module = hlo.parse(text)
     computation = module.computations["main"]
@@ -91,14 +91,14 @@ def test_of_two_limits_the_one_that_is_reached_first_ends_the_loop():
         for line in lines
     )
     text = text.replace("direction=LT\n", f"direction=LT\n{second}", 1)
-    given = {"FIRST": 0, "LIMIT": 8, "STEP": 2, "NEXT": "%add.257", "BESIDE": ""}
-    for name, value in given.items():
+    numbers = {"FIRST": 0, "LIMIT": 8, "STEP": 2, "NEXT": "%add.257", "BESIDE": ""}
+    for name, value in numbers.items():
         text = text.replace(name, f"{value}")
     for joined, bound, turns in [
         *(("and", 6, 3), ("and", 20, 4), ("and", 4, 2)),
         ("or", 4, 8),  # which goes on to the greater one: by the greatest number
     ]:
-        given = text.replace("BOUND", f"{bound}").replace(" and(", f" {joined}(")
-        module = hlo.parse(given)
+        of_bound = text.replace("BOUND", f"{bound}").replace(" and(", f" {joined}(")
+        module = hlo.parse(of_bound)
         computation = module.computations["main"]
         assert loops.trips(computation["while.66"], computation, module) == turns

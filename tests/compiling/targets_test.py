@@ -97,7 +97,7 @@ def test_a_package_that_is_missing_is_told_with_its_extra(monkeypatch):
 
 
 def test_a_card_is_described_as_xla_reads_it():
-    told = topology.describe_card(targets.CARDS["a100-40gb"])
-    assert "core_count: 108" in told
-    assert "cuda_compute_capability { major: 8 }" in told
-    assert 'device_description_str: "NVIDIA A100-SXM4-40GB"' in told
+    description = topology.describe_card(targets.CARDS["a100-40gb"])
+    assert "core_count: 108" in description
+    assert "cuda_compute_capability { major: 8 }" in description
+    assert 'device_description_str: "NVIDIA A100-SXM4-40GB"' in description

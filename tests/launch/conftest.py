@@ -32,14 +32,14 @@ class Machine:
 
     def start(self, script, *arguments, start_new_session=False, **settings):
         names = ("HOME", "LANG")
-        kept = {name: os.environ[name] for name in names if name in os.environ}
+        environment = {name: os.environ[name] for name in names if name in os.environ}
         return subprocess.Popen(
             [sys.executable, "-c", _BASH]
             + [str(script if os.sep in str(script) else LAUNCH / script)]
             + [str(argument) for argument in arguments],
             cwd=self.folder,
             env={
-                **kept,
+                **environment,
                 "PATH": f"{self._programs}:/usr/local/bin:/usr/bin:/bin",
                 **{name: str(value) for name, value in settings.items()},
             },

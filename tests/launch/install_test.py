@@ -43,7 +43,7 @@ def install(machine):
 
 
 @pytest.mark.parametrize(
-    ("minors", "taken", "lock"),
+    ("minors", "minor", "lock"),
     [
         ((11, 12, 13), 13, "requirements-newest.lock"),
         ((11, 12), 12, "requirements-newest.lock"),
@@ -51,14 +51,14 @@ def install(machine):
     ],
 )
 def test_the_newest_supported_python_is_taken_and_told(
-    install, machine, minors, taken, lock
+    install, machine, minors, minor, lock
 ):
     done = install(minors=minors)
     assert (done.returncode, done.stderr) == (0, "")
     pins = (ROOT / lock).read_text("utf-8")
     count = sum("==" in line for line in pins.splitlines())
     assert (
-        f"with Python 3.{taken}.1 and {count} pinned packages of {lock}" in done.stdout
+        f"with Python 3.{minor}.1 and {count} pinned packages of {lock}" in done.stdout
     )
     assert machine.lines("pins") == pins.splitlines()
 
@@ -88,20 +88,20 @@ def test_the_second_time_nothing_is_done_until_the_python_or_the_pins_change(ins
 
 
 @pytest.mark.parametrize(
-    ("minors", "settings", "told"),
+    ("minors", "settings", "versions"),
     [
         ((10, 14), {}, "no Python of a supported version."),
         ((10, 13), {"PYTHON": "python3.10"}, "(python3.10)."),
     ],
 )
 def test_without_a_supported_python_the_versions_are_told(
-    install, machine, minors, settings, told
+    install, machine, minors, settings, versions
 ):
     done = install(minors=minors, **settings)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert lines[0].startswith("Found: ")
-    assert lines[0].endswith(told)
+    assert lines[0].endswith(versions)
     assert lines[1] == "Expected: Python 3.11, 3.12 or 3.13."
     assert lines[2].startswith("To do: ")
     assert not (machine.folder / ".venv").exists()

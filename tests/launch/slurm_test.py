@@ -42,7 +42,7 @@ def cluster(machine):
 def test_the_batch_script_asks_for_what_the_settings_say(machine):
     settings = {"PARTITION": "gpu", "PARALLEL": 3, "TIME": "4:00:00", "GRACE_SECS": 90}
     path = batch_script(machine, "elm_train", "--gin.X=it's", **settings)
-    asked = [line for line in path.read_text().splitlines() if "#SBATCH" in line]
+    directives = [line for line in path.read_text().splitlines() if "#SBATCH" in line]
     assert {
         "#SBATCH --array=0-3%3",
         "#SBATCH --requeue",
@@ -51,8 +51,8 @@ def test_the_batch_script_asks_for_what_the_settings_say(machine):
         "#SBATCH --partition=gpu",
         "#SBATCH --open-mode=append",
         "#SBATCH --gpus-per-node=1",
-    } <= set(asked)
-    assert not [line for line in asked if "account" in line]
+    } <= set(directives)
+    assert not [line for line in directives if "account" in line]
 
 
 def test_the_batch_script_passes_the_shell_linter(machine):

@@ -69,9 +69,9 @@ def fail_once(number):
 def worker(monkeypatch):
     monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2]))
     limits = limited.Limits(memory_bytes=2**28, cpu_secs=0.6, wall_secs=6.0)
-    made = limited.Worker(limits)
-    yield made
-    made.close()
+    new_worker = limited.Worker(limits)
+    yield new_worker
+    new_worker.close()
 
 
 def test_items_are_done_in_order_by_one_process(worker):

@@ -30,9 +30,11 @@ def test_names_are_found_as_python_finds_them(pattern):
 @pytest.mark.usefixtures("short_limits")
 def test_a_pattern_without_end_is_an_error_within_the_limit(kind):
     start = time.monotonic()
-    with pytest.raises(patterns.PatternError, match=r"more than 0\.3 s of CPU") as told:
+    with pytest.raises(
+        patterns.PatternError, match=r"more than 0\.3 s of CPU"
+    ) as caught:
         patterns.found_in(ENDLESS[kind], NAMES)
-    assert told.value.reason.startswith("too much")
+    assert caught.value.reason.startswith("too much")
     assert time.monotonic() - start < 60  # on a machine with much else to do
 
 

@@ -115,8 +115,8 @@ def test_a_frozen_output_layer_has_no_gradient(tiny):
             return loss_fn(trees.join(trained, frozen), tiny.batch, None)[0]
 
         jaxpr = jax.make_jaxpr(jax.grad(loss_of))(trained).jaxpr
-        wanted = (shape.emb_dim, shape.vocab_size)
-        return sum(shape_made == wanted for shape_made in shapes_in(jaxpr))
+        gradient_shape = (shape.emb_dim, shape.vocab_size)
+        return sum(shape_made == gradient_shape for shape_made in shapes_in(jaxpr))
 
     assert products(expert_parts.NORMS) < products("decoder_norm|logits_dense")
 

@@ -171,9 +171,11 @@ def test_recomputation_trades_bytes_for_operations(tiny):
         for each in (none, products, layer)
     ]
     assert flops == sorted(set(flops))
-    kept = [activation_bytes(each, SHAPE) for each in (none, products, layer)]
-    assert kept == sorted(kept, reverse=True)
-    assert len(set(kept)) == 3
+    activation_sizes = [
+        activation_bytes(each, SHAPE) for each in (none, products, layer)
+    ]
+    assert activation_sizes == sorted(activation_sizes, reverse=True)
+    assert len(set(activation_sizes)) == 3
 
 
 def activation_bytes(shape, sizes, kind="dataset", **options):

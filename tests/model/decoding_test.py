@@ -161,9 +161,9 @@ def test_the_golden_file_is_what_its_script_makes(decode_golden):
     spec = importlib.util.spec_from_file_location("make_decode_golden", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    made = script.make()
-    assert set(made) == set(decode_golden.arrays)
-    for name, array in made.items():
+    arrays = script.make()
+    assert set(arrays) == set(decode_golden.arrays)
+    for name, array in arrays.items():
         stored = decode_golden.arrays[name]
         if array.dtype == np.int32:
             np.testing.assert_array_equal(array, stored, err_msg=name)

@@ -56,9 +56,9 @@ class PlainKernel:
     def fwd(self, *args):
         arrays, function = self._parts(args)
         mixed = function(*arrays)
-        kept = jnp.zeros(())  # of each row, in JAX's; here nothing reads it
+        statistics = jnp.zeros(())  # of each row, in JAX's; here nothing reads it
         first = [*self.__signature__.parameters].index("scale")
-        return mixed, (*args[:first], jnp.broadcast_to(kept, len(mixed)), mixed)
+        return mixed, (*args[:first], jnp.broadcast_to(statistics, len(mixed)), mixed)
 
     def bwd(self, *args):
         *settings, (*arrays, _, _), grads = args

@@ -163,8 +163,8 @@ def test_a_model_is_that_of_the_float_matrices_that_its_values_stand_for(tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", config.REMATS)
 def test_lanes_and_recomputation_give_what_an_expert_alone_has(tiny, remat):
-    given = {"base_dtype": "int8", "dtype": "float32"}
-    model, (trained, frozen) = make(tiny, SPECS[0], **given, remat=remat)
+    dtypes = {"base_dtype": "int8", "dtype": "float32"}
+    model, (trained, frozen) = make(tiny, SPECS[0], **dtypes, remat=remat)
     again = jax.tree.map(lambda leaf: 1.1 * leaf, trained)
     loss_fn = loss.make_loss_fn(model)
     held = precision.in_compute_dtype(model.config, frozen)
@@ -176,7 +176,7 @@ def test_lanes_and_recomputation_give_what_an_expert_alone_has(tiny, remat):
 
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), trained, again)
     together = jax.jit(jax.vmap(gradient))(lanes)
-    plain, (same, _) = make(tiny, SPECS[0], **given, remat="none")
+    plain, (same, _) = make(tiny, SPECS[0], **dtypes, remat="none")
     for number, params in enumerate((trained, again)):
         alone = flat(loss_and_grads(tiny, plain, params, frozen)[1])
         lane = flat(jax.tree.map(lambda leaf, n=number: leaf[n], together))
@@ -214,9 +214,9 @@ def test_no_copy_of_the_base_is_alive_in_a_step(remat):
     compiled = jax.jit(step).lower(trained, frozen, batch).compile()
     values = [a for a in trees.flatten(frozen).values() if a.dtype == np.int8]
     num_values = sum(a.size for a in values)
-    taken = compiled.memory_analysis().temp_size_in_bytes
+    temporary_bytes = compiled.memory_analysis().temp_size_in_bytes
     # As many bytes as int8 values: a copy in bfloat16 would take twice that.
-    assert taken < num_values
+    assert temporary_bytes < num_values
     _, copies = kept.trace(model, batch, trained=frozenset(trees.flatten(trained)))
     assert copies.total(16, 16) == 0
 

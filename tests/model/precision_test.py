@@ -70,8 +70,8 @@ def test_scores_are_the_same_bits(tiny):
 
 
 def test_float32_models_keep_what_they_have(tiny):
-    kept = precision.in_compute_dtype(tiny.config, tiny.params)
-    assert trees.fingerprint(kept) == trees.fingerprint(tiny.params)
+    cast = precision.in_compute_dtype(tiny.config, tiny.params)
+    assert trees.fingerprint(cast) == trees.fingerprint(tiny.params)
 
 
 @pytest.mark.slow

@@ -24,13 +24,13 @@ def plain_shares(logits, spec):
     odds = np.exp(logits.astype(np.float64) / spec.temperature)
     order = sorted(range(len(odds)), key=lambda token: (-odds[token], token))
     order = order[: spec.top_k or None]
-    total, kept, share = sum(odds[order]), [], 0.0
+    total, chosen, share = sum(odds[order]), [], 0.0
     for token in order:
         if share < spec.top_p:
-            kept.append(token)
+            chosen.append(token)
         share += odds[token] / total
     shares = np.zeros(len(odds))
-    shares[kept] = odds[kept] / sum(odds[kept])
+    shares[chosen] = odds[chosen] / sum(odds[chosen])
     return shares
 
 

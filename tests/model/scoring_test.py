@@ -91,8 +91,10 @@ def test_inputs_are_encoded_once_and_never_repeated(tiny):
         shapes = re.findall(r"tensor<([\dx]+)xf32>", program)
         sizes = [[int(size) for size in shape.split("x")] for shape in shapes]
         # Arrays over input positions, those of attention weights left out.
-        kept = [s for s in sizes if 29 in s and s.count(29) == 1 and 35 not in s]
-        return max(int(np.prod(s)) for s in kept if 5 not in s)
+        encoder_sizes = [
+            s for s in sizes if 29 in s and s.count(29) == 1 and 35 not in s
+        ]
+        return max(int(np.prod(s)) for s in encoder_sizes if 5 not in s)
 
     once = largest_per_position(scoring.make_score_fn)
     assert largest_per_position(naive_scores.make_score_fn) == 7 * once

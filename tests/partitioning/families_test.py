@@ -192,14 +192,14 @@ ONE_LAYER = dataclasses.replace(T5_1_1, num_encoder_layers=1, num_decoder_layers
 def scores_of(name, devices, table):
     """Returns the choices' scores by a mixture of experts that are not near nothing."""
     spec, router, only_chosen = MIXTURES[name]
-    made = mixture.Mixture(
+    mixture_spec = mixture.Mixture(
         of=spec,
         num_experts=NUM_EXPERTS,
         router=router,
         only_chosen=only_chosen,
         routes_norms=name == "norms",
     )
-    model = t5.T5(ONE_LAYER, made.adapter_fn(ONE_LAYER.emb_dim))
+    model = t5.T5(ONE_LAYER, mixture_spec.adapter_fn(ONE_LAYER.emb_dim))
     rng = np.random.default_rng(3)
     params = jax.tree.map(
         lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(np.float32),
@@ -210,9 +210,9 @@ def scores_of(name, devices, table):
         model = model.clone(split_rows=meshes.SplitRows(devices))
         params = meshes.place(params, devices, table)
         arrays = meshes.shard_batch(ARRAYS, devices)
-    given = (arrays[n] for n in ("encoder_input_tokens", "choices", "choice_mask"))
+    row_arrays = (arrays[n] for n in ("encoder_input_tokens", "choices", "choice_mask"))
     score = jax.jit(scoring.make_score_fn(model), compiler_options=FAST_TO_COMPILE)
-    return jax.device_get(score(params, *given))
+    return jax.device_get(score(params, *row_arrays))
 
 
 @pytest.mark.slow

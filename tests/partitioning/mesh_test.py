@@ -81,9 +81,9 @@ def test_a_mesh_of_other_devices_than_there_are_is_refused(shape):
 
 @pytest.mark.parametrize("sizes", [(8, 1), (2, 2), (1, 8), (-1, 1), (-1, 2)])
 def test_a_mesh_uses_all_devices(sizes):
-    made = mesh.make_mesh(num_fsdp=sizes[0], num_model=sizes[1])
-    assert made.axis_names == mesh.AXES
-    assert made.size == 8
+    device_mesh = mesh.make_mesh(num_fsdp=sizes[0], num_model=sizes[1])
+    assert device_mesh.axis_names == mesh.AXES
+    assert device_mesh.size == 8
 
 
 def test_fully_sharded_parameters_leave_an_eighth_on_each_device(params):

@@ -118,12 +118,12 @@ def test_processes_on_one_slurm_node_have_a_gpu_each():
 
 def test_kubernetes_tells_index_and_address_but_not_the_number():
     environ = {"JOB_COMPLETION_INDEX": "1"}
-    given = processes.Membership(process_count=4)
-    membership = processes.complete(given, environ, pod_name)
+    incomplete = processes.Membership(process_count=4)
+    membership = processes.complete(incomplete, environ, pod_name)
     address = "train-0.pods.default.svc.cluster.local:8476"
     assert membership == processes.Membership(address, 4, 1)
     assert membership.is_whole
-    assert not processes.complete(given, environ, no_name).is_whole
+    assert not processes.complete(incomplete, environ, no_name).is_whole
 
 
 def test_variables_of_jax_go_before_those_of_a_scheduler_and_flags_before_both():

@@ -32,10 +32,10 @@ def test_only_the_chosen_experts_give_what_all_with_zeros_give(name, top_k):
     module, params, inputs, outputs = sample_of(KINDS[name], NUM_EXPERTS)
     scores = np.random.default_rng(0).normal(size=(2, 5, NUM_EXPERTS))
     weights = token_routers.top_k_softmax(scores.astype(np.float32), top_k)
-    given = params, inputs, outputs, weights
+    arguments = params, inputs, outputs, weights
     effect = functools.partial(KINDS[name].effect, module)
-    few = jax.jit(functools.partial(chosen.mix, effect, top_k=top_k))(*given)
-    np.testing.assert_allclose(few, KINDS[name].mix(module, *given), **CLOSE)
+    few = jax.jit(functools.partial(chosen.mix, effect, top_k=top_k))(*arguments)
+    np.testing.assert_allclose(few, KINDS[name].mix(module, *arguments), **CLOSE)
 
 
 @pytest.mark.slow
@@ -43,10 +43,10 @@ def test_a_weight_below_zero_is_a_weight():
     module, params, inputs, outputs = sample_of(KINDS["lora"], NUM_EXPERTS)
     weights = np.zeros((2, 5, NUM_EXPERTS), np.float32)
     weights[..., 1], weights[..., 3] = -0.5, 0.25
-    given = params, inputs, outputs, weights
+    arguments = params, inputs, outputs, weights
     effect = functools.partial(KINDS["lora"].effect, module)
-    few = chosen.mix(effect, *given, top_k=2)
-    np.testing.assert_allclose(few, KINDS["lora"].mix(module, *given), **CLOSE)
+    few = chosen.mix(effect, *arguments, top_k=2)
+    np.testing.assert_allclose(few, KINDS["lora"].mix(module, *arguments), **CLOSE)
 
 
 @pytest.mark.slow
@@ -69,22 +69,22 @@ SPREADS = {
 
 @pytest.mark.parametrize("name", [*SPREADS])
 def test_every_pair_has_a_row_of_its_own_in_a_block_of_its_expert(name):
-    given = SPREADS[name].astype(np.int32)
-    blocks = jax.jit(chosen.blocks_of, static_argnums=1)(given, 7)
+    pairs = SPREADS[name].astype(np.int32)
+    blocks = jax.jit(chosen.blocks_of, static_argnums=1)(pairs, 7)
     slots, rows = np.asarray(blocks.slot), blocks.token.shape[1]
-    assert len({*slots.ravel().tolist()}) == given.size
+    assert len({*slots.ravel().tolist()}) == pairs.size
     assert slots.max() < blocks.token.size
-    np.testing.assert_array_equal(np.asarray(blocks.expert)[slots // rows], given)
+    np.testing.assert_array_equal(np.asarray(blocks.expert)[slots // rows], pairs)
     tokens = np.asarray(blocks.token).ravel()[slots]
-    expected = np.broadcast_to(np.arange(len(given))[:, None], given.shape)
+    expected = np.broadcast_to(np.arange(len(pairs))[:, None], pairs.shape)
     np.testing.assert_array_equal(tokens, expected)
 
 
 def test_rows_grow_with_the_pairs_and_not_with_tokens_times_experts():
     num_tokens, top_k = 4096, 2
     for num_experts in (16, 64, 256):
-        given = num_tokens * top_k, num_experts
-        rows = chosen.num_blocks(*given) * chosen.rows_of_block(*given)
+        sizes = num_tokens * top_k, num_experts
+        rows = chosen.num_blocks(*sizes) * chosen.rows_of_block(*sizes)
         assert num_tokens * top_k <= rows <= 2 * num_tokens * top_k
 
 
@@ -116,18 +116,18 @@ def test_norms_are_of_float32_sums_where_parameters_are_narrow(name):
 def test_norms_ask_devices_for_whole_float32_products(name):
     """By default GPUs would take TF32 for them, and TPUs bfloat16."""
     spec = KINDS[name]
-    module, *given = sample_of(spec, NUM_EXPERTS)
-    narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), given)
-    made = jax.make_jaxpr(functools.partial(spec.norms, module))(*narrow)
+    module, *arguments = sample_of(spec, NUM_EXPERTS)
+    narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), arguments)
+    jaxpr = jax.make_jaxpr(functools.partial(spec.norms, module))(*narrow)
     exact = (jax.lax.Precision.HIGHEST,) * 2
-    told = [
+    precisions = [
         equation.params["precision"]
-        for equation in made.eqns
+        for equation in jaxpr.eqns
         if equation.primitive.name == "dot_general"
         and equation.outvars[0].aval.dtype == jnp.float32
     ]
-    assert len(told) >= 3
-    assert {*told} == {exact}
+    assert len(precisions) >= 3
+    assert {*precisions} == {exact}
 
 
 def test_a_router_that_weighs_all_chooses_none():

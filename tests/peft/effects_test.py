@@ -160,19 +160,19 @@ def test_loras_of_several_ranks_and_scales_do_the_same_in_their_common_spec():
         lora.Lora(rank=2, alpha=3.0, targets="/"),
         lora.Lora(rank=4, alpha=5.0, targets="/", rank_stabilized=True),
     ]
-    wanted = effects.common(specs)
-    assert wanted == effects.common(specs[::-1]) == specs[1]
+    common_spec = effects.common(specs)
+    assert common_spec == effects.common(specs[::-1]) == specs[1]
     rng = np.random.default_rng(0)
     for spec in specs:
         a, b = rng.normal(size=(2, 3, 6, spec.rank)).astype(np.float32)
         b = np.swapaxes(b, -1, -2)
         expert = {"layers": {"query_adapter": {"lora_a": a, "lora_b": b}}}
-        widened = trees.flatten(effects.widened(expert, spec, to=wanted))
+        widened = trees.flatten(effects.widened(expert, spec, to=common_spec))
         wide_a, wide_b = widened.values()
         assert wide_a.shape == (3, 6, 4)
         assert wide_a.dtype == np.float32
         np.testing.assert_allclose(
-            wanted.scale * (wide_a @ wide_b), spec.scale * (a @ b), rtol=2e-6
+            common_spec.scale * (wide_a @ wide_b), spec.scale * (a @ b), rtol=2e-6
         )
 
 
@@ -180,8 +180,8 @@ def test_loras_of_several_ranks_and_scales_do_the_same_in_their_common_spec():
 def test_bottlenecks_of_several_widths_do_the_same_in_their_common_spec(activation):
     wide = bottleneck.Bottleneck(reduction_factor=4, activation=activation)
     narrow = dataclasses.replace(wide, reduction_factor=16, start_at_identity=True)
-    wanted = effects.common([narrow, wide])
-    assert wanted == effects.common([wide, narrow]) == wide
+    common_spec = effects.common([narrow, wide])
+    assert common_spec == effects.common([wide, narrow]) == wide
     rng = np.random.default_rng(0)
     inputs, outputs = rng.normal(size=(2, 5, 64)).astype(np.float32)
     module = narrow.adapter_fn(64)("encoder/mlp", name="x")

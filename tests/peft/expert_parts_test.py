@@ -123,8 +123,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
 @pytest.mark.usefixtures("short_limits")
 def test_a_pattern_of_a_manifest_that_takes_for_ever_is_an_error_that_names_it():
     shapes = t5.param_shapes(t5.T5(XL))
-    told = r"expert 'x' with the trainable_pattern .*too much: .* 0\.3 s of CPU"
-    with pytest.raises(errors.CheckpointError, match=told):
+    message = r"expert 'x' with the trainable_pattern .*too much: .* 0\.3 s of CPU"
+    with pytest.raises(errors.CheckpointError, match=message):
         expert_parts.part(shapes, r"([\w/]+)+!", of="expert 'x'")
     norms = expert_parts.part(shapes, r"norm/", of="expert 'x'")
     assert norms == expert_parts.part(shapes, expert_parts.NORMS, of="expert 'x'")

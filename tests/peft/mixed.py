@@ -30,8 +30,8 @@ def experts_of(spec, count, parts="adapters"):
 
 
 def mixed_model(spec, count, router, **options):
-    made = mixture.Mixture(of=spec, num_experts=count, router=router, **options)
-    return t5.T5(SHAPE, made.adapter_fn(SHAPE.emb_dim))
+    mixture_spec = mixture.Mixture(of=spec, num_experts=count, router=router, **options)
+    return t5.T5(SHAPE, mixture_spec.adapter_fn(SHAPE.emb_dim))
 
 
 def with_routed_norms(spec, count, router, **options):

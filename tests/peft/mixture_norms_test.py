@@ -70,7 +70,7 @@ def test_each_input_has_the_norms_of_its_own_weights_at_all_places():
     """Two inputs with an expert each, three answer choices of both."""
     model, params = with_routed_norms(SPEC, 3, input_routers.Logo())
     weights = np.eye(3, dtype=np.float32)[[2, 0]]
-    given = trees.join(params, mixture.weights_of_inputs(params, weights))
+    weighed = trees.join(params, mixture.weights_of_inputs(params, weights))
     rng = np.random.default_rng(0)
     inputs = rng.integers(2, 96, (2, 7)).astype(np.int32)
     rows = (
@@ -78,7 +78,7 @@ def test_each_input_has_the_norms_of_its_own_weights_at_all_places():
         rng.integers(2, 96, (2, 3, 5)).astype(np.int32),
         np.ones((2, 3), bool),
     )
-    scores = scoring.make_score_fn(model)(given, *rows)
+    scores = scoring.make_score_fn(model)(weighed, *rows)
     plain, base, experts = experts_of(SPEC, 3, "adapters_and_norms")
     for row, number in enumerate((2, 0)):
         whole = trees.join(base, experts[number])
@@ -117,14 +117,14 @@ def test_a_norm_asks_the_router_behind_it_by_what_the_mean_scale_would_give():
     divided = rng.normal(size=(2, 5, 64)).astype(np.float32)
     scales, gates = rng.normal(size=(2, 3, 64)).astype(np.float32)
     params = {"experts": {"scale": scales}, "router": {"gate": gates}}
-    made = module.apply({"params": params}, divided)
+    normed = module.apply({"params": params}, divided)
     exact = divided.astype(np.float64)
     mean = scales.astype(np.float64).mean(axis=0)
     weights = (exact * mean) @ gates.T.astype(np.float64)
     assert np.abs(weights.sum(axis=-1) - 1).min() > 0.01
     expected = exact * (mean + weights @ (scales - mean))
     close = 1e-5 * np.abs(expected).max()  # float32, and sums of some hundred terms
-    np.testing.assert_allclose(made, expected, rtol=0, atol=close)
+    np.testing.assert_allclose(normed, expected, rtol=0, atol=close)
 
 
 def test_norms_with_no_adapter_behind_them_are_averaged_by_routers_of_tokens():

@@ -91,13 +91,15 @@ def test_the_effects_and_their_norms_are_those_of_the_experts_alone(name):
     weights = rng.normal(size=(2, 5, 3)).astype(np.float32)
     effects = alone - outputs
     expected = outputs + np.einsum("bte,ebtd->btd", weights, effects)
-    made = spec.mix(module, params, inputs, outputs, weights)
-    np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
+    mixed_outputs = spec.mix(module, params, inputs, outputs, weights)
+    np.testing.assert_allclose(mixed_outputs, expected, rtol=1e-4, atol=1e-4)
     even = np.full((2, 5, 3), 1 / 3, np.float32)
-    made = spec.mix(module, params, inputs, outputs, even)
+    mixed_outputs = spec.mix(module, params, inputs, outputs, even)
     mean = alone.mean(axis=0)
     # Sums of float32 are as exact as their greatest parts.
-    np.testing.assert_allclose(made, mean, rtol=0, atol=1e-6 * np.abs(mean).max())
+    np.testing.assert_allclose(
+        mixed_outputs, mean, rtol=0, atol=1e-6 * np.abs(mean).max()
+    )
     norms = spec.norms(module, params, inputs, outputs)
     expected = np.moveaxis(np.linalg.norm(effects, axis=-1), 0, -1)
     np.testing.assert_allclose(norms, expected, rtol=1e-4, atol=1e-4)
@@ -125,8 +127,8 @@ def test_padded_experts_are_mixed_as_those_of_their_own_widths(name):
     for of_expert in WIDTHS[name]:
         module, params, inputs, outputs = sample_of(of_expert, 1)
         alone = jax.tree.map(lambda leaf: leaf[0], params)
-        made = module.apply({"params": alone}, inputs, outputs)
-        effects_of_each.append(np.subtract(made, outputs, dtype=np.float64))
+        computed = module.apply({"params": alone}, inputs, outputs)
+        effects_of_each.append(np.subtract(computed, outputs, dtype=np.float64))
         padded.append(
             effects.widened({"x_adapter": alone}, of_expert, to=spec)["x_adapter"]
         )
@@ -136,15 +138,15 @@ def test_padded_experts_are_mixed_as_those_of_their_own_widths(name):
     weights[0], weights[1, ..., 2] = np.eye(3)[1], 0
     expected = outputs + np.einsum("bte,ebtd->btd", weights, effects_of_each)
     effect = functools.partial(spec.effect, module)
-    given = params, inputs, outputs, weights
+    arguments = params, inputs, outputs, weights
     # Sums of float32 with zeros among them, of parts up to the greatest.
     close = {"rtol": 0, "atol": 1e-6 * np.abs(expected).max()}
-    np.testing.assert_allclose(spec.mix(module, *given), expected, **close)
-    few = chosen.mix(effect, *given, top_k=2)
+    np.testing.assert_allclose(spec.mix(module, *arguments), expected, **close)
+    few = chosen.mix(effect, *arguments, top_k=2)
     np.testing.assert_allclose(few, expected, **close)
     norms = np.moveaxis(np.linalg.norm(effects_of_each, axis=-1), 0, -1)
-    made = spec.norms(module, *given[:3])
-    np.testing.assert_allclose(made, norms, rtol=1e-5)
+    computed = spec.norms(module, *arguments[:3])
+    np.testing.assert_allclose(computed, norms, rtol=1e-5)
 
 
 @pytest.fixture(scope="module", params=["serial", "norms_too", "lora", "ia3"])
@@ -177,11 +179,11 @@ def test_keys_and_values_of_an_input_are_weighed_once_for_all_choices(routed):
     choices = np.full((num_inputs * num_choices, length), 6, np.int32)
 
     def choose(p):
-        given = {"params": p}
-        encoded = model.apply(given, inputs, method=model.encode)
+        variables = {"params": p}
+        encoded = model.apply(variables, inputs, method=model.encode)
         rows = encoded, inputs, scoring.shift_right(choices)
         return model.apply(
-            given, *rows, method=model.decode, mutable=[mixture.OBSERVED]
+            variables, *rows, method=model.decode, mutable=[mixture.OBSERVED]
         )[1]
 
     rows = {

@@ -73,9 +73,9 @@ def test_it_is_scored_and_folded_into_a_model_that_scores_alike(folder):
     base = elm_jax.Base.load(folder / "base")
     expert = elm_jax.Expert.load(folder / "experts" / "plain_ask")
     whole = elm_jax.Base.load(folder / "folded" / "plain_ask")
-    asked = ("Row 1 ?", ("yes", "no"))
+    question = ("Row 1 ?", ("yes", "no"))
     scores = [
-        elm_jax.Model(*parts, vocabulary=scored.MODEL).score(*asked)
+        elm_jax.Model(*parts, vocabulary=scored.MODEL).score(*question)
         for parts in ((base, expert), (whole,), (base,))
     ]
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
