@@ -88,13 +88,13 @@ def test_adapters_computed_with_our_export_what_we_compute(tmp_path):
     assert error_of(logits, "ours") <= TOLERANCE
     folder = bottleneck_sample.export_to_hub("paper", tmp_path / "new")
     for name in ("adapter.safetensors", "layer_norms.safetensors"):
-        mine, golden = (
+        exported, golden = (
             safetensors.numpy.load_file(path / name)
             for path in (folder, FOLDER / "ours")
         )
-        assert mine.keys() == golden.keys()
+        assert exported.keys() == golden.keys()
         for key, array in golden.items():
-            np.testing.assert_allclose(mine[key], array, rtol=1e-6)
+            np.testing.assert_allclose(exported[key], array, rtol=1e-6)
     settings = (folder / "adapter_config.json").read_text()
     assert settings == (FOLDER / "ours/adapter_config.json").read_text()
 
@@ -139,20 +139,20 @@ def test_what_equals_adapters_own_file_is_written_as_it_writes_it(tmp_path):
         base=bottleneck_sample.SHAPES,
         name="houlsby",
     )
-    ours, theirs = (
+    ours, original = (
         safetensors.numpy.load_file(path / "adapter.safetensors")
         for path in (tmp_path / "x", FOLDER / "houlsby")
     )
-    assert ours.keys() == theirs.keys()
-    for name, array in theirs.items():
+    assert ours.keys() == original.keys()
+    for name, array in original.items():
         np.testing.assert_array_equal(ours[name], array)
-    mine, golden = (
+    exported, golden = (
         json.loads((path / "adapter_config.json").read_text())
         for path in (tmp_path / "x", FOLDER / "houlsby")
     )
     config = golden.pop("config")
-    assert mine.pop("config") == {n: config[n] for n in config if n in _WRITTEN}
-    assert mine == golden
+    assert exported.pop("config") == {n: config[n] for n in config if n in _WRITTEN}
+    assert exported == golden
 
 
 _WRITTEN = (
@@ -165,7 +165,7 @@ _WRITTEN = (
 
 
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "message"),
     [
         ("pfeiffer", "original_ln_before = True"),
         ("parallel", "is_parallel = True"),
@@ -174,13 +174,13 @@ _WRITTEN = (
         ("lora", "architecture = 'lora'"),
     ],
 )
-def test_settings_that_adapters_wrote_for_other_functions_are_refused(case, told):
-    with pytest.raises(errors.CheckpointError, match=told):
+def test_settings_that_adapters_wrote_for_other_functions_are_refused(case, message):
+    with pytest.raises(errors.CheckpointError, match=message):
         load(FOLDER / "refused" / case)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"ln_before": True}, "ln_before = True"),
         ({"ln_after": True}, "ln_after = True"),
@@ -212,14 +212,14 @@ def test_settings_that_adapters_wrote_for_other_functions_are_refused(case, told
         ({"option_of_tomorrow": 2}, "option_of_tomorrow = 2"),
     ],
 )
-def test_an_option_with_an_effect_is_obeyed_or_refused(folder, changes, told):
+def test_an_option_with_an_effect_is_obeyed_or_refused(folder, changes, message):
     change(folder, **changes)
-    with pytest.raises(errors.CheckpointError, match=told):
+    with pytest.raises(errors.CheckpointError, match=message):
         load(folder)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"config": "pfeiffer"}, "config = 'pfeiffer'"),
         ({"config": None}, "config = None"),
@@ -229,9 +229,9 @@ def test_an_option_with_an_effect_is_obeyed_or_refused(folder, changes, told):
         ({"hidden_size": 512}, "hidden_size = 512"),
     ],
 )
-def test_settings_of_other_models_are_refused(folder, changes, told):
+def test_settings_of_other_models_are_refused(folder, changes, message):
     change(folder, top=changes)
-    with pytest.raises(errors.CheckpointError, match=told):
+    with pytest.raises(errors.CheckpointError, match=message):
         load(folder)
 
 
@@ -300,7 +300,7 @@ def test_files_that_are_missing_or_of_torch_are_told(folder):
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (bottleneck.Bottleneck(reduction_factor=4, parallel=True), "parallel = True"),
         (
@@ -311,9 +311,9 @@ def test_files_that_are_missing_or_of_torch_are_told(folder):
         ),
     ],
 )
-def test_adapters_that_adapters_cannot_have_are_not_exported(spec, told, tmp_path):
+def test_adapters_that_adapters_cannot_have_are_not_exported(spec, message, tmp_path):
     params = bottleneck_sample.draw(spec, "adapters")
-    with pytest.raises(errors.CheckpointError, match=told):
+    with pytest.raises(errors.CheckpointError, match=message):
         save(tmp_path / "x", spec, params)
     assert not list(tmp_path.iterdir())
 

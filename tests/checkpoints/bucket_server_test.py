@@ -51,8 +51,8 @@ def s3(port):
     settings = {"AWS_ENDPOINT_URL": at, "AWS_REGION": "us-east-1"}
     settings |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "tester"}
     command = [program, "-H", HOST, "-p", f"{port}"]
-    made = urllib.request.Request(f"{at}/experts", method="PUT")  # noqa: S310
-    return command, settings, made, "s3://experts"
+    bucket_request = urllib.request.Request(f"{at}/experts", method="PUT")  # noqa: S310
+    return command, settings, bucket_request, "s3://experts"
 
 
 def gcs(port):
@@ -62,23 +62,23 @@ def gcs(port):
     settings = {"TENSORSTORE_GCS_HTTP_URL": at, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "a"}
     command = [program, "-scheme", "http", "-host", HOST, "-port", f"{port}"]
     command += ["-backend", "memory", "-external-url", at]
-    made = urllib.request.Request(  # noqa: S310
+    bucket_request = urllib.request.Request(  # noqa: S310
         f"{at}/storage/v1/b?project=p",
         json.dumps({"name": "experts"}).encode(),
         {"Content-Type": "application/json"},
     )
-    return command, settings, made, "gs://experts"
+    return command, settings, bucket_request, "gs://experts"
 
 
 @pytest.fixture(scope="module", params=[s3, gcs])
 def url(request):
     """A bucket's URL, for which the environment names the server."""
     port = addresses.free_port(HOST)
-    command, settings, made, bucket = request.param(port)
+    command, settings, bucket_request, bucket = request.param(port)
     with pytest.MonkeyPatch.context() as patch, serving(command, port):
         for name, value in settings.items():
             patch.setenv(name, value)
-        urllib.request.urlopen(made).close()  # noqa: S310
+        urllib.request.urlopen(bucket_request).close()  # noqa: S310
         yield bucket
 
 
@@ -88,8 +88,8 @@ def place(url, request):
 
 
 def save(folder, **facts):
-    made = sample.make_manifest(**({"name": "x"} | facts))
-    experts.save_expert(folder, sample.make_expert(), made)
+    info = sample.make_manifest(**({"name": "x"} | facts))
+    experts.save_expert(folder, sample.make_expert(), info)
     return folder
 
 

@@ -179,10 +179,10 @@ def test_a_place_that_cannot_be_written_is_told_with_what_to_do(url):
 class Refusing(http.server.BaseHTTPRequestHandler):
     """An S3 server that knows nobody."""
 
-    asked: list[str] = []  # noqa: RUF012 - of one test
+    requested_paths: list[str] = []  # noqa: RUF012 - of one test
 
     def do_PUT(self):  # noqa: N802
-        self.asked.append(self.path)
+        self.requested_paths.append(self.path)
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         self.send_error(403)
 
@@ -201,7 +201,7 @@ def test_another_server_for_s3_is_asked_and_its_refusal_told(monkeypatch):
         with pytest.raises(errors.CheckpointError, match="PERMISSION_DENIED"):
             bucket.Bucket("s3://some/place").check(["x"])
         server.shutdown()
-    assert "/some/place/_elm_jax" in Refusing.asked
+    assert "/some/place/_elm_jax" in Refusing.requested_paths
 
 
 def test_a_fetch_that_was_killed_leaves_nothing_that_looks_whole(tmp_path):

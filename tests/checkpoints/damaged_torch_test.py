@@ -35,13 +35,13 @@ def torch_values():
 @pytest.mark.filterwarnings("ignore")
 def test_tensors_of_torch_that_numpy_has_not_are_refused_by_name(tmp_path):
     torch = pytest.importorskip("torch")
-    for name, value, told in torch_values():
+    for name, value, message in torch_values():
         path = tmp_path / f"{name}.bin"
         torch.save({"shared.weight": value, "other": torch.ones(2)}, path)
-        with pytest.raises(errors.CheckpointError, match=told):
+        with pytest.raises(errors.CheckpointError, match=message):
             torch_files.open_file(path)
         torch.save(value, path)
-        with pytest.raises(errors.CheckpointError, match=told):
+        with pytest.raises(errors.CheckpointError, match=message):
             torch_files.read_tensor(path)
 
 

@@ -122,11 +122,11 @@ def test_transformers_loads_it_and_computes_our_logits(tmp_path, shape):
     assert len(said) <= (0 if shape is TIED else 1)
     inputs, targets = np.array([[3, 4, 5, 1]]), np.array([[0, 7, 8]])
     with torch.no_grad():
-        theirs = model(
+        expected = model(
             input_ids=torch.from_numpy(inputs),
             decoder_input_ids=torch.from_numpy(targets),
         ).logits.numpy()
     params = sample.make_params(shape)
     network = t5.T5(shape)
     ours = network.apply({"params": params}, inputs, targets)
-    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())

@@ -77,12 +77,12 @@ def test_a_torn_file_and_an_empty_folder_are_errors(tmp_path):
 @pytest.mark.parametrize("archive", [True, False])
 def test_files_of_torch_are_read_by_weights_only_loading(tmp_path, archive):
     torch = pytest.importorskip("torch")
-    theirs = {
+    torch_tensors = {
         "a": torch.from_numpy(THEIRS["a"]),
         "b": torch.ones(4, dtype=torch.bfloat16),
     }
     torch.save(
-        theirs,
+        torch_tensors,
         tmp_path / "pytorch_model.bin",
         _use_new_zipfile_serialization=archive,
     )

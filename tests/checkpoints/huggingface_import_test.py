@@ -36,9 +36,11 @@ def test_a_model_comes_back_bit_for_bit(tmp_path, shape):
     assert sample.fingerprint(leaves) == trees.fingerprint(params)
 
 
-def write(folder, shape, changes, extra=lambda theirs: {}):
-    theirs = sample.to_theirs(sample.make_params(shape))
-    return sample.write_folder(folder, theirs | extra(theirs), shape, **changes)
+def write(folder, shape, changes, extra=lambda hub_tensors: {}):
+    hub_tensors = sample.to_theirs(sample.make_params(shape))
+    return sample.write_folder(
+        folder, hub_tensors | extra(hub_tensors), shape, **changes
+    )
 
 
 # What transformers wrote over the years, and what the file then means.
@@ -65,14 +67,16 @@ def test_tied_and_untied_are_told_apart(tmp_path, shape, changes, is_tied):
     assert fields.logits_via_embedding is is_tied
 
 
-def copied(theirs):
-    shared = theirs["shared.weight"]
+def copied(hub_tensors):
+    shared = hub_tensors["shared.weight"]
     return {"lm_head.weight": shared, "decoder.embed_tokens.weight": shared}
 
 
 def test_copies_of_the_embedding_and_a_table_nobody_reads_are_left_out(tmp_path):
     table = {huggingface.UNREAD: np.zeros((32, 2), np.float32)}
-    folder = write(tmp_path / "x", TIED, {}, lambda theirs: copied(theirs) | table)
+    folder = write(
+        tmp_path / "x", TIED, {}, lambda hub_tensors: copied(hub_tensors) | table
+    )
     fields, leaves = read(folder)
     assert fields.logits_via_embedding
     assert sample.fingerprint(leaves) == trees.fingerprint(sample.make_params(TIED))
@@ -95,17 +99,17 @@ def test_what_is_ambiguous_is_refused(tmp_path, shape, changes):
 def test_a_copy_that_differs_is_refused(tmp_path):
     differing = {"encoder.embed_tokens.weight": np.ones((11, 6), np.float32)}
     with pytest.raises(errors.CheckpointError, match="embed_tokens.weight differs"):
-        read(write(tmp_path / "x", TIED, {}, lambda theirs: differing))
+        read(write(tmp_path / "x", TIED, {}, lambda hub_tensors: differing))
 
 
 def test_all_tensors_that_do_not_fit_are_named_at_once(tmp_path):
-    theirs = sample.to_theirs(sample.make_params())
-    del theirs["decoder.block.2.layer.1.EncDecAttention.v.weight"]
-    theirs["visual.weight"] = np.zeros(3, np.float32)
+    hub_tensors = sample.to_theirs(sample.make_params())
+    del hub_tensors["decoder.block.2.layer.1.EncDecAttention.v.weight"]
+    hub_tensors["visual.weight"] = np.zeros(3, np.float32)
     name = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
-    theirs[name] = np.zeros((6, 9), np.float32)
+    hub_tensors[name] = np.zeros((6, 9), np.float32)
     with pytest.raises(errors.CheckpointError) as caught:
-        read(sample.write_folder(tmp_path / "x", theirs))
+        read(sample.write_folder(tmp_path / "x", hub_tensors))
     text = str(caught.value)
     assert "missing: decoder.block.2.layer.1.EncDecAttention.v.weight" in text
     assert "extra: visual.weight" in text
@@ -133,7 +137,7 @@ def write_generation(folder, **settings):
 # Models of other people that import tensor by tensor, but compute something else here:
 # code models end with 2, mBART-like ones start elsewhere.
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"eos_token_id": 2, "bos_token_id": 1}, "eos_token_id is 2 (here 1)"),
         ({"eos_token_id": [1, 2]}, "eos_token_id is [1, 2]"),
@@ -162,10 +166,12 @@ def write_generation(folder, **settings):
         ({"attention_scale": 0.5}, "unknown field attention_scale is 0.5"),
     ],
 )
-def test_a_field_that_changes_the_function_is_refused_by_name(tmp_path, changes, told):
+def test_a_field_that_changes_the_function_is_refused_by_name(
+    tmp_path, changes, message
+):
     with pytest.raises(errors.CheckpointError) as caught:
         read(write(tmp_path / "x", sample.CONFIG, changes))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_field_no_t5_has_is_ignored_and_named_if_the_user_says_so(tmp_path):
@@ -183,7 +189,7 @@ def test_a_field_no_t5_has_is_ignored_and_named_if_the_user_says_so(tmp_path):
 
 # transformers writes answers by this file, whatever config.json says.
 @pytest.mark.parametrize(
-    ("generation", "told"),
+    ("generation", "message"),
     [
         ({"decoder_start_token_id": 5}, "decoder_start_token_id is 5 (here 0)"),
         ({"eos_token_id": 2}, "eos_token_id is 2 (here 1)"),
@@ -191,11 +197,11 @@ def test_a_field_no_t5_has_is_ignored_and_named_if_the_user_says_so(tmp_path):
         ({"bos_token_id": 1}, "bos_token_id is 1 without"),
     ],
 )
-def test_other_special_ids_for_answers_are_refused(tmp_path, generation, told):
+def test_other_special_ids_for_answers_are_refused(tmp_path, generation, message):
     folder = write_generation(write(tmp_path / "x", sample.CONFIG, {}), **generation)
     with pytest.raises(errors.CheckpointError) as caught:
         read(folder)
-    assert "generation_config.json: " + told in str(caught.value)
+    assert "generation_config.json: " + message in str(caught.value)
 
 
 def test_how_transformers_writes_answers_is_named_as_not_taken_over(tmp_path):

@@ -30,21 +30,21 @@ def make_params(shape=CONFIG, seed=0):
 
 def to_theirs(params):
     """Tensors by their names; written here once more, not by the export."""
-    theirs = {}
+    hub_tensors = {}
     for name, array in tensors.unstack(sample.leaves_of(params)):
         place = huggingface.place(name)
-        theirs[place.name] = np.ascontiguousarray(
+        hub_tensors[place.name] = np.ascontiguousarray(
             array.T if place.is_transposed else array
         )
-    return theirs
+    return hub_tensors
 
 
-def write_folder(folder, theirs, shape=CONFIG, **changes):
+def write_folder(folder, hub_tensors, shape=CONFIG, **changes):
     folder.mkdir()
     settings = huggingface_config.from_fields(vars(shape), "float32") | changes
     settings = {n: value for n, value in settings.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(settings))
-    safetensors.numpy.save_file(theirs, folder / "model.safetensors")
+    safetensors.numpy.save_file(hub_tensors, folder / "model.safetensors")
     return folder
 
 

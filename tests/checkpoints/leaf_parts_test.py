@@ -20,16 +20,16 @@ def test_the_next_parts_of_iterators_come_in_their_order_and_none_of_an_ended_on
 
 
 def test_few_parts_are_asked_for_before_the_first_is_taken():
-    asked = []
+    requested = []
 
     def iterators():
         for number in itertools.count():
-            asked.append(number)
+            requested.append(number)
             yield iter([number])
 
     parts = leaf_parts.next_of_each(iterators())
     assert next(parts) == 0
-    assert len(asked) <= 8
+    assert len(requested) <= 8
     parts.close()
 
 
@@ -44,9 +44,9 @@ def test_an_error_of_an_iterator_comes_in_its_place():
         next(parts)
 
 
-@pytest.mark.parametrize("own", [1, 2, 3, 5, 20, 21])
+@pytest.mark.parametrize("part_rows", [1, 2, 3, 5, 20, 21])
 @pytest.mark.parametrize("rows", [1, 2, 5, 8, 21])
-def test_a_leaf_that_is_cut_holds_no_more_of_its_parts_than_is_told(own, rows):
+def test_a_leaf_that_is_cut_holds_no_more_of_its_parts_than_is_told(part_rows, rows):
     in_memory, most = 0, 0
 
     def gone(count):
@@ -55,15 +55,15 @@ def test_a_leaf_that_is_cut_holds_no_more_of_its_parts_than_is_told(own, rows):
 
     def blocks():
         nonlocal in_memory, most
-        for start in range(0, 21, own):
-            block = np.arange(start, min(start + own, 21)).reshape(-1, 1)
+        for start in range(0, 21, part_rows):
+            block = np.arange(start, min(start + part_rows, 21)).reshape(-1, 1)
             weakref.finalize(block, gone, len(block))
             in_memory += len(block)
             most = max(most, in_memory)
             yield block
             del block
 
-    leaf = tensors.Leaf((21, 1), np.dtype(int), own, blocks)
+    leaf = tensors.Leaf((21, 1), np.dtype(int), part_rows, blocks)
     parts = []
     for part in leaf_parts.cut(leaf, rows):
         parts.append(part.copy())
@@ -71,7 +71,7 @@ def test_a_leaf_that_is_cut_holds_no_more_of_its_parts_than_is_told(own, rows):
     np.testing.assert_array_equal(np.concatenate(parts)[:, 0], np.arange(21))
     assert {len(part) for part in parts[:-1]} <= {rows}
     # One more of the leaf's own parts is read before the last one is taken away.
-    assert most <= leaf_parts.held_rows(leaf, rows) + own
+    assert most <= leaf_parts.held_rows(leaf, rows) + part_rows
 
 
 def test_a_leaf_without_rows_has_no_parts():

@@ -119,13 +119,13 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
         assert manifest.read_manifest(tmp_path / folder) == sample.make_manifest()
 
 
-def searched(weights, **asked):
+def searched(weights, **options):
     """A manifest of a merge whose coefficients were searched."""
     merge = {
         **{"method": "task_arithmetic", "experts": ["a", "b"], "recipes": ["1", "2"]},
         **{"seeds": [3, 3], "fingerprints": [str(weights)] * 2, "weights": weights},
         "search": {
-            "asked": {"search": "lorahub"} | asked,
+            "asked": {"search": "lorahub"} | options,
             "rows": {"dream_answer": {"tokens": "ff"}},
             "chosen": weights,
             "tried": [[weights, 0.5]],

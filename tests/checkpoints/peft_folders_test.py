@@ -103,9 +103,9 @@ def test_an_exported_lora_has_the_files_and_settings_of_peft_s_own(tmp_path):
     expert = load("lora")
     peft_folders.save_lora(tmp_path / "x", expert.spec, expert.params, base=SHAPES)
     source = peft_sample.FOLDER / "lora"
-    ours, theirs = tensors_of(tmp_path / "x"), tensors_of(source)
-    assert ours.keys() == theirs.keys()
-    for name, array in theirs.items():
+    ours, original = tensors_of(tmp_path / "x"), tensors_of(source)
+    assert ours.keys() == original.keys()
+    for name, array in original.items():
         np.testing.assert_array_equal(ours[name], array)
     settings, golden = (
         json.loads((folder / peft_folders.CONFIG).read_text())
@@ -134,14 +134,14 @@ def test_every_tensor_that_does_not_fit_is_named_at_once(tmp_path):
     folder = write(tmp_path / "x", tensors=tensors)
     with pytest.raises(errors.CheckpointError) as caught:
         peft_folders.load_peft(folder, SHAPES)
-    told = str(caught.value)
-    assert f"missing: {Q}.lora_A.weight" in told
-    assert "extra: base_model.model.lm_head.lora_A.weight" in told
-    assert f"misshapen: {Q}.lora_B.weight (12, 5) instead of (12, 4)" in told
+    message = str(caught.value)
+    assert f"missing: {Q}.lora_A.weight" in message
+    assert "extra: base_model.model.lm_head.lora_A.weight" in message
+    assert f"misshapen: {Q}.lora_B.weight (12, 5) instead of (12, 4)" in message
 
 
 @pytest.mark.parametrize(
-    ("case", "changes", "told"),
+    ("case", "changes", "message"),
     [
         ("lora", {"use_dora": True}, "use_dora = True"),
         ("lora", {"bias": "all"}, "bias = 'all'"),
@@ -178,11 +178,13 @@ def test_every_tensor_that_does_not_fit_is_named_at_once(tmp_path):
         ("ia3", {"fan_in_fan_out": True}, "fan_in_fan_out = True"),
     ],
 )
-def test_an_option_with_an_effect_is_honoured_or_refused(case, changes, told, tmp_path):
+def test_an_option_with_an_effect_is_honoured_or_refused(
+    case, changes, message, tmp_path
+):
     folder = write(tmp_path / "x", case, **changes)
     with pytest.raises(errors.CheckpointError) as caught:
         peft_folders.load_peft(folder, SHAPES)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_folder_without_tensors_is_refused(tmp_path):
@@ -232,5 +234,5 @@ def test_the_golden_files_are_what_the_script_makes():
     pytest.importorskip("peft")
     for case in make_peft_golden.CASES:
         expected = np.load(peft_sample.FOLDER / case / "logits.npy")
-        made = make_peft_golden.logits(make_peft_golden.make(case))
-        np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-5)
+        remade = make_peft_golden.logits(make_peft_golden.make(case))
+        np.testing.assert_allclose(remade, expected, rtol=1e-4, atol=1e-5)

@@ -43,7 +43,7 @@ def weights(shapes):
     return drawn
 
 
-def theirs(shapes):
+def hub_tensors(shapes):
     """Returns the base by Hugging Face's names; `shapes` are those of our tree."""
     shapes_there = {}
     for name, leaf in tensors.plain_shapes(trees.flatten(shapes)).items():
@@ -57,7 +57,7 @@ def theirs(shapes):
 def base(shapes):
     """Returns the base by our names; `shapes` are those of its tree."""
     plain = {}
-    for name, array in theirs(shapes).items():
+    for name, array in hub_tensors(shapes).items():
         ours = huggingface.plain_name(name)
         plain[ours] = array.T if huggingface.place(ours).is_transposed else array
     return layers.stack_layers(trees.unflatten(plain))

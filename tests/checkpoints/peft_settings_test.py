@@ -19,8 +19,8 @@ def test_projections_have_their_points_and_sizes():
 def test_target_modules_of_an_export_choose_the_same_modules():
     points = ["decoder/cross_attention/query", "encoder/mlp/wo"]
     chosen = peft_settings.target_modules(points, MODULES)
-    wanted = {n for n, module in MODULES.items() if module.point in points}
+    expected = {n for n, module in MODULES.items() if module.point in points}
     settings = {"target_modules": chosen}
-    assert {n for n in MODULES if peft_patterns.is_target(settings, n)} == wanted
+    assert {n for n in MODULES if peft_patterns.is_target(settings, n)} == expected
     everywhere = [m.point for m in MODULES.values() if m.point.endswith("/query")]
     assert peft_settings.target_modules(everywhere, MODULES) == ["q"]

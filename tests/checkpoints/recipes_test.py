@@ -8,8 +8,8 @@ from elm_jax.disk import folders
 
 
 def make(folder, recipe):
-    with folders.new_folder(folder) as made:
-        recipes.write(recipes.inside(made), recipe)
+    with folders.new_folder(folder) as partial:
+        recipes.write(recipes.inside(partial), recipe)
 
 
 def is_finished(folder, recipe):

@@ -25,12 +25,12 @@ def in_parts(array, rows):
 
 
 @pytest.mark.parametrize("stored", DTYPES)
-@pytest.mark.parametrize("wanted", [None, *DTYPES])
+@pytest.mark.parametrize("requested", [None, *DTYPES])
 @pytest.mark.parametrize("rows", [1, 5, ROWS])
-def test_values_are_those_that_numpy_casts(stored, wanted, rows):
+def test_values_are_those_that_numpy_casts(stored, requested, rows):
     array = np.random.default_rng(0).normal(size=(ROWS, 3)).astype(stored)
-    cast = np.asarray(in_parts(array, rows), wanted)
-    expected = array if wanted is None else array.astype(wanted)
+    cast = np.asarray(in_parts(array, rows), requested)
+    expected = array if requested is None else array.astype(requested)
     assert cast.dtype == expected.dtype
     np.testing.assert_array_equal(cast, expected)
 

@@ -64,7 +64,7 @@ def test_what_fits_passes_and_so_does_no_file_or_one_without_a_network(
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("network.T5Config.mlp_activations = ('silu', 'linear')", "silu"),
         ("network.T5Config.emb_dim = 32", "'relu'"),  # T5X's default
@@ -72,10 +72,10 @@ def test_what_fits_passes_and_so_does_no_file_or_one_without_a_network(
         ("network.T5Config.mlp_activations = @chosen()", "'@chosen()'"),
     ],
 )
-def test_another_network_is_refused_by_field(checkpoint, line, told):
+def test_another_network_is_refused_by_field(checkpoint, line, message):
     with pytest.raises(errors.CheckpointError) as caught:
         t5x_config.check(checkpoint(line), GELU)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "config.gin beside" in str(caught.value)
 
 

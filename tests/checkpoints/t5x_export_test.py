@@ -38,22 +38,24 @@ def export(source, folder, file_format, dtype=None):
 def test_a_legacy_checkpoint_comes_out_as_t5x_wrote_it(tmp_path, source):
     """The same files with the same bytes; of the msgpack, the same content."""
     ours = export(source, tmp_path / "checkpoint_3", "legacy")
-    theirs = FIXTURES / source / "checkpoint_3"
-    names = sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file())
+    t5x_folder = FIXTURES / source / "checkpoint_3"
+    names = sorted(
+        p.relative_to(t5x_folder) for p in t5x_folder.rglob("*") if p.is_file()
+    )
     assert names == sorted(p.relative_to(ours) for p in ours.rglob("*") if p.is_file())
     for name in names:
-        written, wanted = (ours / name).read_bytes(), (theirs / name).read_bytes()
+        written, expected = (ours / name).read_bytes(), (t5x_folder / name).read_bytes()
         if name.name == ".zarray":
-            assert json.loads(written) == json.loads(wanted)
+            assert json.loads(written) == json.loads(expected)
         elif name.name == "checkpoint":
             restored = [
-                serialization.msgpack_restore(data) for data in (written, wanted)
+                serialization.msgpack_restore(data) for data in (written, expected)
             ]
             steps = [r["optimizer"]["state"]["step"] for r in restored]
             assert steps[0].dtype == steps[1].dtype
             assert restored[0] == restored[1]
         else:
-            assert written == wanted, name
+            assert written == expected, name
 
 
 @pytest.mark.parametrize("source", ["plain_legacy_noopt", "scan_legacy_noopt"])
@@ -72,7 +74,7 @@ def without_optimizer(facts):
 
 def test_an_orbax_checkpoint_describes_itself_as_t5xs_do(tmp_path):
     ours = export("plain_orbax_opt", tmp_path / "checkpoint_3", "orbax")
-    theirs = FIXTURES / "plain_orbax_opt" / "checkpoint_3"
+    t5x_folder = FIXTURES / "plain_orbax_opt" / "checkpoint_3"
 
     def facts(folder, name):
         return json.loads((folder / name).read_text())
@@ -81,22 +83,24 @@ def test_an_orbax_checkpoint_describes_itself_as_t5xs_do(tmp_path):
         listed = facts(folder, "state/array_metadatas/process_0")["array_metadatas"]
         return [a for a in listed if "param_states" not in str(a)]
 
-    written, wanted = (facts(f, "state/_METADATA") for f in (ours, theirs))
+    written, expected = (facts(f, "state/_METADATA") for f in (ours, t5x_folder))
     assert written.pop("tree_metadata") == without_optimizer(
-        wanted.pop("tree_metadata")
+        expected.pop("tree_metadata")
     )
-    assert written == wanted
-    assert arrays(ours) == arrays(theirs)
+    assert written == expected
+    assert arrays(ours) == arrays(t5x_folder)
     keys = "item_handlers", "metrics", "performance_metrics", "custom_metadata"
-    written, wanted = (facts(f, "_CHECKPOINT_METADATA") for f in (ours, theirs))
-    assert {k: written[k] for k in keys} == {k: wanted[k] for k in keys}
-    assert written.keys() == wanted.keys()
-    top = {path.name for path in theirs.iterdir()}
+    written, expected = (facts(f, "_CHECKPOINT_METADATA") for f in (ours, t5x_folder))
+    assert {k: written[k] for k in keys} == {k: expected[k] for k in keys}
+    assert written.keys() == expected.keys()
+    top = {path.name for path in t5x_folder.iterdir()}
     assert {path.name for path in ours.iterdir()} == top
 
-    for name in without_optimizer(facts(theirs, "state/_METADATA")["tree_metadata"]):
+    for name in without_optimizer(
+        facts(t5x_folder, "state/_METADATA")["tree_metadata"]
+    ):
         path = ".".join(eval_keys(name))
-        metadata = [zarray(folder, path) for folder in (ours, theirs)]
+        metadata = [zarray(folder, path) for folder in (ours, t5x_folder)]
         assert metadata[0] == metadata[1]
 
 

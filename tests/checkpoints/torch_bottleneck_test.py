@@ -59,14 +59,16 @@ def test_what_is_exported_is_what_transformers_computed_with(case, tmp_path):
     assert exported.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_allclose(exported[name], array, rtol=1e-6)
-    mine, theirs = (
+    exported_settings, original_settings = (
         json.loads((path / "elm_expert.json").read_text())
         for path in (folder, golden(case, ""))
     )
     content = (folder / "elm_expert.safetensors").read_bytes()
-    assert mine.pop("weights_sha256") == hashlib.sha256(content).hexdigest()
-    theirs.pop("weights_sha256")
-    assert mine == theirs
+    assert (
+        exported_settings.pop("weights_sha256") == hashlib.sha256(content).hexdigest()
+    )
+    original_settings.pop("weights_sha256")
+    assert exported_settings == original_settings
     digest = hashlib.sha256((folder / "elm_expert.py").read_bytes()).hexdigest()
     made_with = (bottleneck_sample.FOLDER / "loader.sha256").read_text().strip()
     assert digest == made_with, "run make_torch_bottleneck_golden.py again"
@@ -222,7 +224,7 @@ def test_the_adapters_follow_the_model_to_another_dtype(base, folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"format": 2}, "format 2"),
         ({"activation": "__import__"}, "activation '__import__'"),
@@ -238,12 +240,12 @@ def test_the_adapters_follow_the_model_to_another_dtype(base, folder):
     ],
 )
 def test_settings_that_do_not_fit_are_refused_and_change_nothing(
-    base, folder, changes, told
+    base, folder, changes, message
 ):
     before = make_peft_golden.logits(base)
     path = folder / "elm_expert.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         attach(base, folder)
     np.testing.assert_array_equal(make_peft_golden.logits(base), before)
 
@@ -252,8 +254,8 @@ def test_an_expert_of_an_int8_base_warns_that_floats_are_another_function(base, 
     path = folder / "elm_expert.json"
     held = json.loads(path.read_text()) | {"base_dtype": "int8", "base_model": "a/b"}
     path.write_text(json.dumps(held))
-    told = "'paper' was trained on a/b held as int8; this model holds it in floats"
-    with pytest.warns(UserWarning, match=told):
+    message = "'paper' was trained on a/b held as int8; this model holds it in floats"
+    with pytest.warns(UserWarning, match=message):
         attached = attach(base, folder)
     attached.detach()
     path.write_text(json.dumps(held | {"base_dtype": ""}))

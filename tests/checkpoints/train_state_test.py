@@ -96,8 +96,8 @@ def test_the_last_good_state_is_named_with_those_to_remove(tmp_path):
     folder = tmp_path / "states"
     assert store.name_last_good(6) == "6"
     assert store.name_last_good(5) == f"4; remove {folder}/6 to go on from it"
-    told = f"none was saved; remove {folder}/2, {folder}/4, {folder}/6 to begin anew"
-    assert store.name_last_good(1) == told
+    message = f"none was saved; remove {folder}/2, {folder}/4, {folder}/6 to begin anew"
+    assert store.name_last_good(1) == message
 
 
 @pytest.mark.slow
@@ -116,8 +116,8 @@ def test_every_kth_state_is_kept_as_well(tmp_path):
     for step in range(2, 15, 2):
         store.save(step, {"a": jnp.full(3, step)})
     store.close()
-    kept = {int(p.name) for p in (tmp_path / "states").iterdir()}
-    assert kept == {4, 8, 12, 14}
+    saved_steps = {int(p.name) for p in (tmp_path / "states").iterdir()}
+    assert saved_steps == {4, 8, 12, 14}
 
 
 def test_a_state_is_whole_although_the_training_goes_on_in_its_memory(tmp_path):
@@ -292,8 +292,8 @@ def test_a_state_of_other_values_than_were_saved_is_refused_with_their_names(tmp
     shutil.copytree(tmp_path / "other" / "states" / "3" / "state", saved)
     with pytest.raises(errors.CheckpointError, match="(?s)other values.*Remove") as e:
         make_store(tmp_path).restore(make_state())
-    told = str(e.value).splitlines()[0].removesuffix(".")
-    names = {*told.rpartition(": ")[2].split(", ")}
+    message = str(e.value).splitlines()[0].removesuffix(".")
+    names = {*message.rpartition(": ")[2].split(", ")}
     assert names == {
         name
         for name, leaf in train_state._name_leaves(make_state(3)).items()

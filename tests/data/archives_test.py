@@ -64,7 +64,7 @@ def test_a_whole_archive_is_read_however_it_is_packed(rows, kind):
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
 def test_one_flipped_bit_of_a_packed_archive_is_an_error_or_changes_no_row(rows, kind):
     good, draw = PACK[kind](TAR), random.Random(7)  # noqa: S311
-    told = 0
+    num_refused = 0
     for _ in range(150):
         damaged = bytearray(good)
         damaged[draw.randrange(len(good))] ^= 1 << draw.randrange(8)
@@ -72,8 +72,8 @@ def test_one_flipped_bit_of_a_packed_archive_is_an_error_or_changes_no_row(rows,
             assert rows(bytes(damaged)) == list(REVIEWS.values())
         except errors.DataError as error:
             assert "aclImdb_v1" in str(error)  # noqa: PT017
-            told += 1
-    assert told > 140  # all but the time and the like in the packing's header
+            num_refused += 1
+    assert num_refused > 140  # all but the time and the like in the packing's header
 
 
 @pytest.mark.parametrize("kind", PACK)

@@ -96,8 +96,11 @@ def test_shards_together_are_the_whole_batch(natural_dataset):
         for i in range(4)
     ]
     for step in range(15):
-        made = [part.batch(step) for part in parts]
-        joined = {name: np.concatenate([m[name] for m in made]) for name in made[0]}
+        part_batches = [part.batch(step) for part in parts]
+        joined = {
+            name: np.concatenate([m[name] for m in part_batches])
+            for name in part_batches[0]
+        }
         assert same(joined, whole.batch(step))
 
 

@@ -74,7 +74,7 @@ def test_a_shard_without_examples_joins_too(job):
 
 
 def test_a_place_that_cannot_be_written_is_told(vocab):
-    there = pathlib.Path("/proc/none")
-    bad = cache_parts.PartJob(there, 0, "train", PROMPT, "", vocab, FEATURES)
+    folder = pathlib.Path("/proc/none")
+    bad = cache_parts.PartJob(folder, 0, "train", PROMPT, "", vocab, FEATURES)
     with pytest.raises(errors.DataError, match="cannot be written"):
         cache_parts.build(bad, list(colour_rows("train")))

@@ -53,8 +53,8 @@ def test_cut_tokens_are_what_seqio_trims_to(open_cache, colours, vocab, data_opt
     task = seqio_tasks.to_seqio(
         colours, vocabulary=vocab, features=short, data_options=data_options
     )
-    theirs = task.get_dataset({"inputs": 20, "targets": 2}, "train", shuffle=False)
-    for ours, seqios in zip(data, theirs.as_numpy_iterator(), strict=True):
+    seqio_rows = task.get_dataset({"inputs": 20, "targets": 2}, "train", shuffle=False)
+    for ours, seqios in zip(data, seqio_rows.as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(ours.inputs, seqios["inputs"])
         np.testing.assert_array_equal(ours.targets, seqios["targets"])
     assert data.manifest["cut"]["inputs"] == 60
@@ -88,13 +88,13 @@ def test_unknown_characters_and_equal_choices_are_counted(
     source = sources.GeneratedRows(lambda split: rows, version="1")
     prompt = dataclasses.replace(colours.template, jinja="{{text}} ||| {{answer}}")
     registry.add(variant(colours, "odd_ask", source=source, template=prompt))
-    told = open_cache("odd_ask").manifest
-    assert told["unknown"] == {
+    manifest = open_cache("odd_ask").manifest
+    assert manifest["unknown"] == {
         "inputs": {"examples": 2, "tokens": 3},
         "targets": {"examples": 1, "tokens": 1},
         "choices": {"examples": 2, "tokens": 3},
     }
-    assert told["indistinct"] == {
+    assert manifest["indistinct"] == {
         "choices of the same text": 1,
         "choices with unknown characters only": 1,
     }
@@ -116,11 +116,11 @@ def test_dropped_rows_are_recorded_by_reason_with_the_first_place(
 
     source = sources.GeneratedRows(rows, version="1")
     registry.add(variant(colours, "colours_lacking", source=source))
-    told = open_cache("colours_lacking").manifest
+    manifest = open_cache("colours_lacking").manifest
     reason = f"bad: {templates.NULL_VALUE}"
-    assert told["dropped"] == {reason: 2}
-    assert told["first_bad"][reason].startswith("row 2100: ")
-    assert (told["num_rows"], told["num_examples"]) == (2400, 2398)
+    assert manifest["dropped"] == {reason: 2}
+    assert manifest["first_bad"][reason].startswith("row 2100: ")
+    assert (manifest["num_rows"], manifest["num_examples"]) == (2400, 2398)
 
 
 def test_opening_again_gives_the_same_and_builds_nothing(

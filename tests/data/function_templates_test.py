@@ -68,13 +68,13 @@ def test_a_row_that_does_not_fit_is_a_bad_row(row, reason):
     assert raised.value.reason == reason
 
 
-def told(row):
+def annotated(row):
     more = "" if row["a"] is None else f", {row['a']}"
     return f"None of {row['l']}{more}: {row['q']}", "yes"
 
 
 def test_a_function_may_test_a_null_but_not_print_it():
-    template = function_templates.FunctionTemplate("told", told)
+    template = function_templates.FunctionTemplate("annotated", annotated)
     nan = float("nan")
     assert template.render({"q": "a", "a": None, "l": []}, seed=0) == (
         *("None of []: a", "yes"),

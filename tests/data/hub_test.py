@@ -35,10 +35,10 @@ def test_parquet_files_are_read_in_order_as_plain_python(data_dir):
 
 def test_the_fingerprint_follows_the_files(data_dir, tmp_path):
     source = hub.HubRows("some/set")
-    there = source.fingerprint("train_r1", data_dir=data_dir)
+    fingerprint = source.fingerprint("train_r1", data_dir=data_dir)
     (tmp_path / "hub/some/set/default/train_r1/0001.parquet").unlink()
     prints = {
-        there,
+        fingerprint,
         source.fingerprint("train_r1", data_dir=data_dir),
         source.fingerprint("train_r1", data_dir=""),
         hub.HubRows("some/set", "two").fingerprint("train_r1", data_dir=data_dir),
@@ -132,7 +132,7 @@ def test_the_branch_of_converted_files_is_preferred(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "subset", "told"),
+    ("files", "subset", "message"),
     [
         (["a/test/0000.parquet", "b/test/0000.parquet"], None, "a with test; b with"),
         (["a/test/0000.parquet", "b/test/0000.parquet"], "c", "no configuration c: a"),
@@ -142,13 +142,13 @@ def test_the_branch_of_converted_files_is_preferred(tmp_path):
         (["set.py", "data/x.zip"], None, "no Parquet files, but data/x.zip, set.py"),
     ],
 )
-def test_an_error_tells_what_was_listed(tmp_path, files, subset, told):
+def test_an_error_tells_what_was_listed(tmp_path, files, subset, message):
     for file in files:
         publish(tmp_path, file)
     with pytest.raises(errors.DataError) as caught:
         remote_rows(tmp_path, subset)
     assert "refs/convert/parquet of some/set has " in str(caught.value)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "there is no main of some/set" in str(caught.value)
 
 

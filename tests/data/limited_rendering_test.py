@@ -69,8 +69,10 @@ def test_templates_that_once_hung_crashed_or_lied_have_the_right_outcome(case):
 @pytest.mark.parametrize("name", WORK)
 def test_a_template_that_works_without_end_is_an_error_that_names_it_and_the_row(name):
     hostile = templates.Template("endless", "1", f"{WORK[name]} ||| a")
-    told = r"'endless' took too much for row 7: it (took more than 0.3 s of CPU|needed)"
-    with pytest.raises(errors.TemplateError, match=told):
+    message = (
+        r"'endless' took too much for row 7: it (took more than 0.3 s of CPU|needed)"
+    )
+    with pytest.raises(errors.TemplateError, match=message):
         rendered(hostile, ROW)
 
 

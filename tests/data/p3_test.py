@@ -169,8 +169,8 @@ def test_a_copy_that_lacks_a_file_is_not_taken_for_the_whole(data_dir, tmp_path)
     folder.mkdir(parents=True)
     for name in ("train.tfrecord-00001-of-00003", "test-00000-of-00002.parquet"):
         (folder / name).write_bytes(source.read_bytes())
-    for split, told in (("train", "1 of 00003"), ("test", "1 of 00002")):
-        with pytest.raises(errors.DataError, match=f"{told} files of {split}"):
+    for split, counts in (("train", "1 of 00003"), ("test", "1 of 00002")):
+        with pytest.raises(errors.DataError, match=f"{counts} files of {split}"):
             list(p3.P3Rows("some_task").rows(split, data_dir=str(tmp_path)))
 
 

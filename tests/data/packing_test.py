@@ -103,9 +103,11 @@ def test_shards_together_are_the_whole_batch(natural_dataset, packed):
         )
         for i in range(2)
     ]
-    whole, made = packed.batch(5), [part.batch(5) for part in parts]
+    whole, part_batches = packed.batch(5), [part.batch(5) for part in parts]
     for name, array in whole.items():
-        np.testing.assert_array_equal(np.concatenate([m[name] for m in made]), array)
+        np.testing.assert_array_equal(
+            np.concatenate([m[name] for m in part_batches]), array
+        )
 
 
 def test_an_example_longer_than_a_row_is_an_error(natural_dataset):

@@ -21,16 +21,16 @@ def test_steps_come_in_order_and_end():
 
 
 def test_at_most_depth_batches_are_made_ahead():
-    made = []
+    made_steps = []
 
     def make(step):
-        made.append(step)
+        made_steps.append(step)
         return {}
 
     with prefetch.Prefetcher(make, depth=2) as ready:
         next(ready)
         time.sleep(0.2)
-        assert len(made) <= 4  # one taken, two ready, one waiting for room
+        assert len(made_steps) <= 4  # one taken, two ready, one waiting for room
 
 
 def test_an_error_in_the_thread_raises_in_the_loop():

@@ -50,8 +50,10 @@ def test_it_serves_under_the_sources_name_and_says_what_the_source_lacks(tmp_pat
     (tmp_path / "n.jsonl").write_text('{"n": 0}\n')
     served = serving.serve(chosen, "first", data_dir=str(tmp_path))
     assert served.name == "files: a place"
-    made = sources.GeneratedRows(lambda split: [], "1")
-    assert not regrouping.Regrouped(made, others, same).missing("first", data_dir="")
+    generated = sources.GeneratedRows(lambda split: [], "1")
+    assert not regrouping.Regrouped(generated, others, same).missing(
+        "first", data_dir=""
+    )
 
 
 def lengths(rows, split):

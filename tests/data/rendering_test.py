@@ -57,8 +57,8 @@ def test_a_document_without_text_is_a_bad_row(data_options):
 
 def test_reasons_are_told_with_their_counts(render):
     rows = [row(), row(a="z"), row(c=[]), row(a="z")]
-    told = "2 x bad: no correct choice, 1 x bad: fewer than two choices"
-    with pytest.raises(errors.DataError, match=told):
+    message = "2 x bad: no correct choice, 1 x bad: fewer than two choices"
+    with pytest.raises(errors.DataError, match=message):
         render(rows)
 
 

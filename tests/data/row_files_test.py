@@ -33,19 +33,19 @@ def render(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("text,label\nThe heel broke.,0\nThey fit, like gloves.,1\n", "3 instead of 2"),
         ("label,text\n0,The heel broke.\n1\n", "1 instead of 2 fields in line 3"),
     ],
 )
-def test_a_ragged_csv_row_is_counted_and_named(render, content, told):
+def test_a_ragged_csv_row_is_counted_and_named(render, content, message):
     rendered = render(content)
     assert rendered.inputs == ["The heel broke. Good or bad?"]
     assert rendered.dropped == {f"bad: {row_files.RAGGED}": 1}
     (first,) = rendered.first_bad.values()
     assert first.startswith("row 1: ")
-    assert told in first
+    assert message in first
     with pytest.raises(errors.DataError, match="1 of 2 rows .* train.file"):
         render(content, max_bad_share=0.05)
 
@@ -102,8 +102,8 @@ def test_a_byte_order_mark_is_no_part_of_the_data(render, parse):
 def test_the_line_that_is_no_json_is_named(render):
     lines = LINES.splitlines(keepends=True)
     lines[16] = '{"text": "shoe 16", "label": 0\n'
-    told = r"line 17 of train\.file: no JSON: .*\(character 31\)"
-    with pytest.raises(errors.DataError, match=told):
+    message = r"line 17 of train\.file: no JSON: .*\(character 31\)"
+    with pytest.raises(errors.DataError, match=message):
         render("".join(lines), sources.json_lines)
 
 
@@ -171,9 +171,9 @@ DAMAGED_LINES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "told"), DAMAGED_LINES, ids=lambda v: v[:30])
-def test_a_damaged_line_of_rows_is_refused_by_its_number(render, line, told):
-    with pytest.raises(errors.DataError, match=told):
+@pytest.mark.parametrize(("line", "message"), DAMAGED_LINES, ids=lambda v: v[:30])
+def test_a_damaged_line_of_rows_is_refused_by_its_number(render, line, message):
+    with pytest.raises(errors.DataError, match=message):
         render(ROW + line, sources.json_lines)
 
 

@@ -246,8 +246,8 @@ def test_rates_are_those_of_the_sizes_or_refused(said, registry):
     for name in ("said_by_size", "said_thirds"):
         seqio_tasks.check_rates(registry.get(name), said)
     seqio_tasks.check_rates(registry.get("said_mix"), {"said_red": 30, "other": 7})
-    told = r"rates 1 said_blue : 3 said_red, of tasks with 90 said_blue, 30 said_red"
-    with pytest.raises(errors.ConfigError, match=told):
+    message = r"rates 1 said_blue : 3 said_red, of tasks with 90 said_blue, 30 said_red"
+    with pytest.raises(errors.ConfigError, match=message):
         seqio_tasks.check_rates(registry.get("said_mix"), said)
     # A cap of ours changes the sizes, and so may a filter.
     with pytest.raises(errors.ConfigError, match="in proportion"):

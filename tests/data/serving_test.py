@@ -43,19 +43,22 @@ def any_of():
     )
 
 
-def taken(source, split, **options):
+def served_numbers(source, split, **options):
     served = serving.serve(source, split, **options)
     return served.kind, [row["n"] for row in served.rows()]
 
 
 def test_the_first_place_that_has_the_split_serves(any_of, tmp_path):
     options = {"data_dir": str(tmp_path)}
-    assert taken(any_of, "train[:2]", **options) == ("tfds", [0, 1])
+    assert served_numbers(any_of, "train[:2]", **options) == ("tfds", [0, 1])
     (tmp_path / "mine.txt").write_text("7 8 9")
-    assert taken(any_of, "train[:2]", **options) == ("files", [7, 8])
-    assert taken(any_of, "dev[:2]", **options) == ("tfds", [0, 1])
+    assert served_numbers(any_of, "train[:2]", **options) == ("files", [7, 8])
+    assert served_numbers(any_of, "dev[:2]", **options) == ("tfds", [0, 1])
     order = ("tfds", "files")
-    assert taken(any_of, "train[1:3]", **options, order=order) == ("tfds", [1, 2])
+    assert served_numbers(any_of, "train[1:3]", **options, order=order) == (
+        "tfds",
+        [1, 2],
+    )
     prints = {
         serving.serve(any_of, "train", **options, order=o).fingerprint()
         for o in (order, ("files",))
@@ -96,8 +99,8 @@ def test_parts_keep_the_sources_order_and_its_gaps():
     ]
     assert both[0] + both[1] == whole
     rows = list(serving.Part.parse("train[:3]~42").of(with_gaps))
-    kept = [row["n"] for row in rows if not isinstance(row, sources.Skipped)]
-    assert kept == sorted(serving.torch_permutation(10, 42)[:3].tolist())
+    served_numbers = [row["n"] for row in rows if not isinstance(row, sources.Skipped)]
+    assert served_numbers == sorted(serving.torch_permutation(10, 42)[:3].tolist())
 
 
 @hypothesis.given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 9))
@@ -160,11 +163,11 @@ def test_prompted_records_need_no_template(tmp_path):
 
 
 def test_a_row_that_cannot_be_converted_is_bad_and_stops_no_other(tmp_path):
-    made = sources.GeneratedRows(
+    generated = sources.GeneratedRows(
         lambda split: [{"n": "1"}, {"n": None}, {"n": "3"}], version="1"
     )
     same = {"train": "train"}
-    option = serving.Option("hub", made, same, lambda row: {"n": int(row["n"])})
+    option = serving.Option("hub", generated, same, lambda row: {"n": int(row["n"])})
     any_of = serving.AnyOf("d", (option,), fields=("n",))
     first, second, third = serving.serve(any_of, "train", data_dir="").rows()
     assert (first, third) == ({"n": 1}, {"n": 3})

@@ -66,12 +66,12 @@ def test_fingerprint_follows_content_not_place(lines, tmp_path):
 
 
 def test_missing_data_says_what_is_missing_and_where_to_get_it(lines, tmp_path):
-    for data_dir, told in (
+    for data_dir, message in (
         ("", "no data folder ''"),
         (str(tmp_path / "none"), "no data folder"),
         (str(tmp_path / "here"), "no file old.jsonl or here/train.jsonl"),
     ):
-        with pytest.raises(errors.DataError, match=told) as raised:
+        with pytest.raises(errors.DataError, match=message) as raised:
             list(lines.rows("train", data_dir=data_dir))
         assert "example.org" in str(raised.value)
     with pytest.raises(errors.DataError, match="Did you mean: train"):

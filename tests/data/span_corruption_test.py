@@ -118,9 +118,11 @@ def test_shards_together_are_the_whole_batch(source, documents, vocab):
         )
         for i in range(2)
     ]
-    made = [part.batch(7) for part in parts]
+    part_batches = [part.batch(7) for part in parts]
     for name, array in source.batch(7).items():
-        np.testing.assert_array_equal(np.concatenate([m[name] for m in made]), array)
+        np.testing.assert_array_equal(
+            np.concatenate([m[name] for m in part_batches]), array
+        )
 
 
 @hypothesis.given(st.integers(16, 600), st.integers(8, 200))
@@ -188,10 +190,12 @@ def asking(make_dataset):
 
 
 def test_missing_spans_are_those_of_the_rows_inputs(asking, vocab):
-    made = span_corruption.missing_spans(asking, range(40), vocabulary=vocab, seed=3)
+    examples = span_corruption.missing_spans(
+        asking, range(40), vocabulary=vocab, seed=3
+    )
     # Those of two tokens or more.
-    assert [example.example_id for example in made] == [*range(1, 40)]
-    for example in made:
+    assert [example.example_id for example in examples] == [*range(1, 40)]
+    for example in examples:
         tokens = asking[example.example_id].inputs[:-1].tolist()
         (spans,) = example.choices
         assert restored(example.inputs, spans, vocab) == tokens
@@ -202,17 +206,17 @@ def test_missing_spans_are_those_of_the_rows_inputs(asking, vocab):
 
 
 def test_missing_spans_of_a_row_hang_on_its_place_and_the_seed_alone(asking, vocab):
-    def made(rows, seed):
+    def spans_of(rows, seed):
         dataset = span_corruption.missing_spans(
             asking, rows, vocabulary=vocab, seed=seed
         )
         spans = {x.example_id: x.inputs.tolist() for x in dataset}
         return spans, dataset.fingerprint
 
-    (spans, mark), (few, other_mark) = made([30, 35, 39], 0), made([39, 35], 0)
+    (spans, mark), (few, other_mark) = spans_of([30, 35, 39], 0), spans_of([39, 35], 0)
     assert {row: spans[row] for row in few} == few
     assert mark != other_mark
-    again, another_mark = made([30, 35, 39], 1)
+    again, another_mark = spans_of([30, 35, 39], 1)
     assert again != spans
     assert another_mark != mark
 

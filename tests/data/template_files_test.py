@@ -100,12 +100,12 @@ def test_only_a_file_known_by_its_hash_is_believed(tmp_path):
 
 
 def test_the_list_of_known_files_is_that_of_this_checkout(official_templates):
-    there = known_files.LIST.read_text("utf-8").splitlines()
+    listed = known_files.LIST.read_text("utf-8").splitlines()
     official = pathlib.Path(official_templates)
-    made = [*make_known_files.lines_of(official, root=official.parent)]
+    official_lines = [*make_known_files.lines_of(official, root=official.parent)]
     ours = [*make_known_files.lines_of(make_known_files.ROOT / "tasks")]
     do = "run python tests/data/make_known_files.py TEMPLATES_DIR"
-    assert there == made + ours, do
+    assert listed == official_lines + ours, do
 
 
 def test_of_two_templates_of_one_name_none_wins(folder):

@@ -152,20 +152,20 @@ def test_a_row_that_is_nested_deep_is_a_bad_row():
 
 def test_values_are_cut_as_promptsource_does_only_when_asked():
     long = {"x": "word " * 600, "c": ["w" * 3000, "b"]}
-    asked = templates.Template(
+    cutting = templates.Template(
         *("t", "1", "{{x}} and {{ c[0] }} ||| {{ answer_choices[0] }}"),
         answer_choices="{{ c | join('|||') }}",
         max_value_chars=templates.PROMPTSOURCE_CHARS,
     )
-    rendered = asked.render(long, seed=0)
+    rendered = cutting.render(long, seed=0)
     assert rendered is not None
     first, second = rendered.inputs.split(" and ")
     assert first == "word " * 408 + "word..."
     assert second == "w" * 2045 + "..."
     assert rendered.targets == "w" * 2045 + "..."
     assert rendered.choices[0] == "w" * 3000
-    whole = dataclasses.replace(asked, max_value_chars=0)
-    assert whole.sha256 != asked.sha256
+    whole = dataclasses.replace(cutting, max_value_chars=0)
+    assert whole.sha256 != cutting.sha256
     assert whole.render(long, seed=0)[0] == f"{long['x']} and {'w' * 3000}"
 
 

@@ -18,15 +18,19 @@ TEXTS = st.lists(
 
 def test_encodes_and_decodes_as_seqio_does(vocab):
     tensorflow_imports.import_seqio()
-    theirs = vocab.seqio()
-    assert theirs.vocab_size == vocab.size
+    seqio_vocab = vocab.seqio()
+    assert seqio_vocab.vocab_size == vocab.size
 
     @hypothesis.given(TEXTS)
     @hypothesis.settings(max_examples=200, deadline=None)
     def check(text):
         ids = vocab.encode(text)
-        assert ids == theirs.encode(text) == theirs.encode_tf(text).numpy().tolist()
-        assert vocab.decode([*ids, 1, 5, 0]) == theirs.decode([*ids, 1, 5, 0])
+        assert (
+            ids
+            == seqio_vocab.encode(text)
+            == seqio_vocab.encode_tf(text).numpy().tolist()
+        )
+        assert vocab.decode([*ids, 1, 5, 0]) == seqio_vocab.decode([*ids, 1, 5, 0])
 
     check()
 
@@ -117,7 +121,7 @@ def test_sentinels_counting_upwards_are_refused_where_one_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
@@ -126,10 +130,10 @@ def test_sentinels_counting_upwards_are_refused_where_one_is_asked_for(
         (b"not a model", "is not a SentencePiece model"),
     ],
 )
-def test_a_file_of_another_kind_is_told_by_its_start(tmp_path, content, told):
+def test_a_file_of_another_kind_is_told_by_its_start(tmp_path, content, message):
     path = tmp_path / "wrong.model"
     path.write_bytes(content)
-    with pytest.raises(errors.DataError, match=told):
+    with pytest.raises(errors.DataError, match=message):
         vocabulary.SentencePiece(str(path)).encode("a")
 
 

@@ -50,14 +50,14 @@ def hidden_in(folder):
 
 
 def make(path, text="text"):
-    with folders.new_folder(path) as made:
-        (made / "file").write_text(text)
+    with folders.new_folder(path) as partial:
+        (partial / "file").write_text(text)
 
 
 def test_a_folder_appears_whole(tmp_path):
     path = tmp_path / "a" / "b"
-    with folders.new_folder(path) as made:
-        (made / "file").write_text("text")
+    with folders.new_folder(path) as partial:
+        (partial / "file").write_text("text")
         assert not path.exists()
     assert (path / "file").read_text() == "text"
     assert names_in(path) == ["file"]
@@ -73,8 +73,8 @@ def test_it_has_the_permissions_of_any_folder(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_whatever_fails_inside_nothing_is_left(tmp_path, error):
     def fail():
-        with folders.new_folder(tmp_path / "a") as made:
-            (made / "file").write_text("text")
+        with folders.new_folder(tmp_path / "a") as partial:
+            (partial / "file").write_text("text")
             raise error
 
     with pytest.raises(error):
@@ -115,9 +115,9 @@ def test_many_writers_of_one_folder_leave_one_whole_folder(tmp_path):
     def write(number):
         together.wait()
         try:
-            with folders.new_folder(path) as made:
+            with folders.new_folder(path) as partial:
                 for name in range(20):
-                    (made / f"{name}").write_text(f"{number}")
+                    (partial / f"{name}").write_text(f"{number}")
         except errors.ExistsError:
             return 0
         return 1

@@ -26,9 +26,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("text", "told"), REFUSED.items(), ids=lambda v: v[:24])
-def test_what_is_no_json_of_ours_is_refused_with_its_place(text, told):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("text", "message"), REFUSED.items(), ids=lambda v: v[:24])
+def test_what_is_no_json_of_ours_is_refused_with_its_place(text, message):
+    with pytest.raises(ValueError, match=message):
         json_files.parse(text)
 
 
@@ -56,10 +56,10 @@ def test_data_of_others_may_have_nan_and_long_numbers_but_nothing_infinite():
     parsed = json_files.parse(text, of_others=True)
     assert parsed["a"] != parsed["a"]
     assert parsed["b"] == 10**30
-    for text, told in REFUSED.items():
-        if told.endswith(("half a character", "digits")) or "NaN" in told:
+    for text, message in REFUSED.items():
+        if message.endswith(("half a character", "digits")) or "NaN" in message:
             continue
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             json_files.parse(text, of_others=True)
 
 

@@ -23,9 +23,9 @@ ARRAYS = {
 
 @pytest.fixture
 def folder(tmp_path):
-    made = sealed_arrays.folder_of(tmp_path, "some", RECIPE)
-    sealed_arrays.write(made, ARRAYS, RECIPE)
-    return made
+    path = sealed_arrays.folder_of(tmp_path, "some", RECIPE)
+    sealed_arrays.write(path, ARRAYS, RECIPE)
+    return path
 
 
 @contextlib.contextmanager
@@ -87,10 +87,10 @@ def test_what_the_system_refuses_is_not_called_damaged(folder):
     ):
         with (
             files_at_most(0),
-            pytest.raises(errors.DataError, match="Too many") as told,
+            pytest.raises(errors.DataError, match="Too many") as caught,
         ):
             act()
-        assert "Remove" not in f"{told.value}"
+        assert "Remove" not in f"{caught.value}"
 
 
 @pytest.mark.parametrize("name", ["a/kernel", "a/bias"])

@@ -28,8 +28,8 @@ def test_what_a_killed_maker_wrote_is_there_for_the_same_recipe(tmp_path):
     path = tmp_path / "x"
     assert len(kill_a_maker(path)) == 1
     assert not path.exists()
-    with unfinished.folder(path, "one") as made:
-        assert (made / "first").read_text() == "kept"
+    with unfinished.folder(path, "one") as partial:
+        assert (partial / "first").read_text() == "kept"
     assert os.listdir(tmp_path) == ["x"]
     assert os.listdir(path) == ["first"]
 
@@ -37,8 +37,8 @@ def test_what_a_killed_maker_wrote_is_there_for_the_same_recipe(tmp_path):
 def test_another_recipe_begins_with_nothing_and_removes_what_was_left(tmp_path):
     path = tmp_path / "x"
     kill_a_maker(path)
-    with unfinished.folder(path, "two") as made:
-        assert not os.listdir(made)
+    with unfinished.folder(path, "two") as partial:
+        assert not os.listdir(partial)
     assert os.listdir(tmp_path) == ["x"]
 
 
@@ -52,22 +52,22 @@ def test_what_is_left_beside_a_finished_folder_can_be_removed(tmp_path):
 
 
 def test_a_living_maker_is_left_alone(tmp_path):
-    with unfinished.folder(tmp_path / "x", "one") as made:
+    with unfinished.folder(tmp_path / "x", "one") as partial:
         unfinished.remove_left(tmp_path / "x")
-        assert made.is_dir()
+        assert partial.is_dir()
 
 
 def test_an_error_leaves_nothing_and_a_signal_leaves_all(tmp_path):
     path = tmp_path / "x"
-    with pytest.raises(KeyError), unfinished.folder(path, "one") as made:
-        (made / "first").write_text("gone")
+    with pytest.raises(KeyError), unfinished.folder(path, "one") as partial:
+        (partial / "first").write_text("gone")
         raise KeyError
     assert not os.listdir(tmp_path)
-    with pytest.raises(SystemExit), unfinished.folder(path, "one") as made:
-        (made / "first").write_text("kept")
+    with pytest.raises(SystemExit), unfinished.folder(path, "one") as partial:
+        (partial / "first").write_text("kept")
         raise SystemExit(143)
-    with unfinished.folder(path, "one") as made:
-        assert (made / "first").read_text() == "kept"
+    with unfinished.folder(path, "one") as partial:
+        assert (partial / "first").read_text() == "kept"
 
 
 def test_what_is_there_already_stays_as_it_is(tmp_path):
@@ -82,26 +82,26 @@ def test_what_is_there_already_stays_as_it_is(tmp_path):
 def as_of_another_machine(path):
     """Gives what a killed maker left the name that it has on another machine."""
     (left,) = kill_a_maker(path)
-    there = path.parent / left.replace(f".{temporaries.host()}.", ".0123abcd.")
-    (path.parent / left).rename(there)
-    return there
+    moved = path.parent / left.replace(f".{temporaries.host()}.", ".0123abcd.")
+    (path.parent / left).rename(moved)
+    return moved
 
 
 def test_what_another_machine_is_at_is_left_alone(tmp_path):
     """Locks may hold within a machine only, such as in mounted buckets."""
-    there = as_of_another_machine(tmp_path / "x")
+    left_folder = as_of_another_machine(tmp_path / "x")
     unfinished.remove_left(tmp_path / "x")
-    with unfinished.folder(tmp_path / "x", "one") as made:
-        assert not os.listdir(made)
-    assert (there / "content" / "first").read_text() == "kept"
+    with unfinished.folder(tmp_path / "x", "one") as partial:
+        assert not os.listdir(partial)
+    assert (left_folder / "content" / "first").read_text() == "kept"
 
 
 def test_what_another_machine_left_an_hour_ago_is_gone_on_with(tmp_path):
-    there = as_of_another_machine(tmp_path / "x")
-    for path in (*there.rglob("*"), there):
+    left_folder = as_of_another_machine(tmp_path / "x")
+    for path in (*left_folder.rglob("*"), left_folder):
         os.utime(path, (0, 0))
-    with unfinished.folder(tmp_path / "x", "one") as made:
-        assert (made / "first").read_text() == "kept"
+    with unfinished.folder(tmp_path / "x", "one") as partial:
+        assert (partial / "first").read_text() == "kept"
     assert os.listdir(tmp_path) == ["x"]
 
 
