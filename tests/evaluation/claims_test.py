@@ -48,15 +48,15 @@ def test_a_merge_has_to_beat_every_part(first, second, holds):
     ],
 )
 def test_a_claim_holds_only_of_three_trainings_of_both(numbers, verdict):
-    ours, theirs = (
+    ours, multitask = (
         score(share, num_trainings=number)
         for share, number in zip((0.7, 0.5), numbers, strict=True)
     )
     claim = claims.experts_against_multitask(
-        {"retrieved": ours}, theirs, judged_by="retrieved"
+        {"retrieved": ours}, multitask, judged_by="retrieved"
     )
     assert claim.verdict == verdict
-    merge = claims.merge_beats_parts(ours, {"one": theirs}, metric="accuracy")
+    merge = claims.merge_beats_parts(ours, {"one": multitask}, metric="accuracy")
     assert merge.verdict == verdict
 
 

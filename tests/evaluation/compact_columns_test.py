@@ -19,11 +19,11 @@ from elm_jax.evaluation import compact_columns
     ],
 )
 def test_scores_are_kept_in_the_smallest_type_that_holds_them(values, dtype):
-    kept = compact_columns.compact(values)
-    assert kept.dtype == dtype
+    compacted = compact_columns.compact(values)
+    assert compacted.dtype == dtype
     ids = np.arange(len(values))
     columns = compact_columns.CompactColumns(
-        {("d", "t"): compact_columns.Kept(ids, kept)}
+        {("d", "t"): compact_columns.Kept(ids, compacted)}
     )
     column = columns["d", "t"]
     assert column.values.dtype == np.float64

@@ -69,8 +69,14 @@ def test_a_few_rows_without_any_error_show_nothing(num_rows, is_shown):
 
 def test_the_sign_test_of_one_prompt_is_mcnemars_exact_one():
     better, worse = ways([0.6, 0.4], prompts=(1,)).values()
-    ours, theirs = better["d0", "d0_0"].values > 0, worse["d0", "d0_0"].values > 0
-    wins, losses = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    right_of_better, right_of_worse = (
+        better["d0", "d0_0"].values > 0,
+        worse["d0", "d0_0"].values > 0,
+    )
+    wins, losses = (
+        int((right_of_better & ~right_of_worse).sum()),
+        int((~right_of_better & right_of_worse).sum()),
+    )
     sign_test = comparisons.sign_test(better, worse)
     assert (sign_test.wins, sign_test.losses) == (wins, losses)
     exact = stats.binomtest(wins, wins + losses).pvalue

@@ -156,8 +156,8 @@ def plain_fit_of_trainings(experts, draws, *, single):
             }
             for name, trainings in experts.items()
         }
-        here = {name: trainings[training] for name, trainings in experts.items()}
-        totals.append(plain_fit(others, draws, single=single, reported=here))
+        reported = {name: trainings[training] for name, trainings in experts.items()}
+        totals.append(plain_fit(others, draws, single=single, reported=reported))
     return np.mean(totals, axis=0)
 
 

@@ -23,18 +23,18 @@ def trained(*scores, num_rows=50):
 
 def test_the_interval_of_few_rows_is_students():
     values = np.random.default_rng(0).normal(50, 10, 12)
-    made = estimates.estimate([columns(values)], DRAWS).interval
+    interval = estimates.estimate([columns(values)], DRAWS).interval
     expected = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-    assert (made.low, made.high) == pytest.approx(expected, abs=0.6)
+    assert (interval.low, interval.high) == pytest.approx(expected, abs=0.6)
     # Resamples alone would give less than 0.88 of the width.
-    assert made.high - made.low > 0.95 * (expected[1] - expected[0])
+    assert interval.high - interval.low > 0.95 * (expected[1] - expected[0])
 
 
 def test_the_interval_of_three_trainings_is_students():
     scores = (40.0, 44.0, 51.0)
-    made = trained(*scores).interval
+    interval = trained(*scores).interval
     expected = stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores))
-    assert (made.low, made.high) == pytest.approx(expected, abs=0.5)
+    assert (interval.low, interval.high) == pytest.approx(expected, abs=0.5)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_trainings_that_are_shared_have_no_error_in_a_difference():
 
 
 def test_intervals_end_where_scores_do():
-    made = trained(93.0, 100.0, 100.0).interval
-    assert made.low < 93 < made.high == 100.0
+    interval = trained(93.0, 100.0, 100.0).interval
+    assert interval.low < 93 < interval.high == 100.0
     gap = trained(93.0, 100.0, 100.0) - trained(0.0, 7.0, 0.0)
     assert gap.interval.high == 100.0
     (only,) = comparisons.against(

@@ -26,10 +26,10 @@ def join(ids):
 
 
 def test_texts_come_back_in_order_and_end_before_the_end_token():
-    given = examples([7, 8], [5], [6] * 40, [3, 4, 5])
+    dataset = examples([7, 8], [5], [6] * 40, [3, 4, 5])
     for batch_size in (1, 3, 10):
         texts, are_cut = generation.generate(
-            echo, given, decode_text=join, batch_size=batch_size
+            echo, dataset, decode_text=join, batch_size=batch_size
         )
         assert texts == ["7 8", "5", " ".join(["6"] * 40), "3 4 5"]
         assert not are_cut.any()
@@ -52,11 +52,11 @@ def test_a_model_that_never_ends_is_cut_at_its_length_and_told():
 
 
 def test_each_example_brings_its_id():
-    given = examples([7, 8], [5], [6] * 40, [3, 4, 5])
+    dataset = examples([7, 8], [5], [6] * 40, [3, 4, 5])
     for batch_size in (1, 3):
         texts, _ = generation.generate(
             lambda inputs, ids: np.stack([inputs[:, 0], ids + 100], axis=1),
-            given,
+            dataset,
             decode_text=join,
             batch_size=batch_size,
         )

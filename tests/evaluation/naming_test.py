@@ -191,14 +191,18 @@ def test_a_seed_whose_experts_were_trained_again_is_no_further_training():
 
 def test_the_old_training_of_one_seed_is_not_averaged_with_those_of_others():
     """The expert of the second seed was trained again, its library not yet scored."""
-    mine = changed(source="seed1/reviews", expert_fingerprint="a")
+    of_first_seed = changed(source="seed1/reviews", expert_fingerprint="a")
     old = changed(source="seed2/reviews", expert_fingerprint="b", training_seed=2)
     again = changed(old, expert_fingerprint="c")
     chose = [
         changed(RETRIEVED, experts={"reviews": fingerprint}, training_seed=seed)
         for seed, fingerprint in ((1, "a"), (2, "b"))
     ]
-    assert naming.newest([mine, old, *chose, again]) == [mine, chose[0], again]
+    assert naming.newest([of_first_seed, old, *chose, again]) == [
+        of_first_seed,
+        chose[0],
+        again,
+    ]
 
 
 def scored_by(library, seed, *tasks):
@@ -214,8 +218,8 @@ def test_libraries_that_are_scored_side_by_side_lose_no_training_of_the_newest()
     grown = [scored_by("grown", seed, "a", "b") for seed in (1, 2)]
     # Whoever writes last, one library counts on all tasks, with all of its seeds.
     order = [*before[0], *grown[0], *before[1], *grown[1], *before[2]]
-    kept = naming.newest(order)
-    assert sorted(kept, key=order.index) == [*grown[0], *grown[1]]
+    newest = naming.newest(order)
+    assert sorted(newest, key=order.index) == [*grown[0], *grown[1]]
 
 
 def test_a_library_that_is_scored_in_part_does_not_replace_a_whole_one():

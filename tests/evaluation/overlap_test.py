@@ -23,7 +23,7 @@ def sentences(random, count, *, least=8, most=60):
     ]
 
 
-def asked(texts):
+def as_questions(texts):
     return [f"Read this text: {text} Is it true or false?" for text in texts]
 
 
@@ -57,7 +57,7 @@ def test_all_of_1000_planted_overlaps_are_found_and_none_is_invented():
     training = sentences(random, 2 * NUM_PLANTED)
     training += [near(random, scored[row]) for row in planted]
     random.shuffle(training)
-    assert rows_in(summed(training), asked(scored)) == planted
+    assert rows_in(summed(training), as_questions(scored)) == planted
 
 
 def test_words_of_a_template_are_no_overlap():
@@ -85,7 +85,9 @@ def test_empty_rows_are_no_overlap():
 def test_several_tasks_are_sought_at_once():
     random = np.random.default_rng(0)
     first, second = sentences(random, 30), sentences(random, 30)
-    search = overlap.Search([overlap.Texts.of(asked(x)) for x in (first, second)])
+    search = overlap.Search(
+        [overlap.Texts.of(as_questions(x)) for x in (first, second)]
+    )
     rows_of_tasks = search.rows_in(overlap.Texts.of([second[3], first[1], second[20]]))
     assert [rows.tolist() for rows in rows_of_tasks] == [[1], [3, 20]]
 
@@ -114,7 +116,7 @@ def naive_rows_in(training, scored):
             kept_words.append([row[i] for i in range(2, len(row) - 2) if i not in drop])
         return kept_words
 
-    there = own_words(training)
+    training_words = own_words(training)
     wholes = {tuple(overlap.normalized(text)) for text in training}
     places = []
     for place, row in enumerate(own_words(scored)):
@@ -123,7 +125,10 @@ def naive_rows_in(training, scored):
         is_long = size >= overlap.LEAST_WORDS
         if (text and text in wholes) or (
             is_long
-            and any(runs(row, size) & runs(trained_on, size) for trained_on in there)
+            and any(
+                runs(row, size) & runs(trained_on, size)
+                for trained_on in training_words
+            )
         ):
             places.append(place)
     return places
@@ -137,13 +142,13 @@ def test_the_search_finds_what_sets_of_words_find(monkeypatch):
         shared = sentences(random, 8, least=0, most=30)
 
         def texts(number, shared=shared):
-            made = [
+            drawn = [
                 random.choice(shared) if random.random() < 0.4 else text
                 for text in sentences(random, number, least=0, most=30)
             ]
             if random.random() < 0.5:
-                made = [f"All rows of one task begin so: {text}" for text in made]
-            return made
+                drawn = [f"All rows of one task begin so: {text}" for text in drawn]
+            return drawn
 
         training, scored = texts(random.integers(0, 60)), texts(25)
         expected = naive_rows_in(training, scored)
@@ -153,31 +158,33 @@ def test_the_search_finds_what_sets_of_words_find(monkeypatch):
 
 
 def test_texts_that_are_kept_are_those_that_were_made():
-    made = overlap.Texts.of(asked(sentences(np.random.default_rng(0), 30)))
-    again = overlap.Texts.from_arrays(made.arrays())
+    texts = overlap.Texts.of(as_questions(sentences(np.random.default_rng(0), 30)))
+    again = overlap.Texts.from_arrays(texts.arrays())
     assert all(
         np.array_equal(array, again.arrays()[name])
-        for name, array in made.arrays().items()
+        for name, array in texts.arrays().items()
     )
-    cut = {**made.arrays(), "words": made.words[:-1]}
+    cut = {**texts.arrays(), "words": texts.words[:-1]}
     with pytest.raises(ValueError, match="do not fit"):
         overlap.Texts.from_arrays(cut)
 
 
 def test_what_is_kept_changes_with_its_version_only():
     """If this fails, what is made of texts has changed: raise `overlap.VERSION`."""
-    made = overlap.Texts.of(asked(["Ünder ﬁve?", "", *(f"no {i}" for i in range(20))]))
+    texts = overlap.Texts.of(
+        as_questions(["Ünder ﬁve?", "", *(f"no {i}" for i in range(20))])
+    )
     digest = hashlib.sha256()
-    for array in made.arrays().values():
+    for array in texts.arrays().values():
         digest.update(np.ascontiguousarray(array).tobytes())
     assert (overlap.VERSION, digest.hexdigest()[:16]) == (1, "314108ef049ccedc")
 
 
 def test_some_rows_keep_their_own_words_alone():
-    made = overlap.Texts.of(asked(sentences(np.random.default_rng(0), 30)))
-    some = made.rows([4, 7])
+    texts = overlap.Texts.of(as_questions(sentences(np.random.default_rng(0), 30)))
+    some = texts.rows([4, 7])
     assert len(some) == 2
     assert some.words[: some.offsets[1]].tolist() == (
-        made.words[made.offsets[4] : made.offsets[5]].tolist()
+        texts.words[texts.offsets[4] : texts.offsets[5]].tolist()
     )
-    assert some.whole.tolist() == made.whole[[4, 7]].tolist()
+    assert some.whole.tolist() == texts.whole[[4, 7]].tolist()

@@ -63,9 +63,9 @@ def content(folder):
     }
 
 
-def assert_same(arrays, wanted):
-    assert [*arrays] == [*wanted]
-    for name, array in wanted.items():
+def assert_same(arrays, expected):
+    assert [*arrays] == [*expected]
+    for name, array in expected.items():
         assert arrays[name].dtype == array.dtype, name
         np.testing.assert_array_equal(arrays[name], array, strict=True)
 
@@ -100,8 +100,8 @@ def test_a_grid_is_one_file_for_each_kind_of_arrays(tmp_path):
         record(again, number)
     assert len([*(tmp_path / "per_example").iterdir()]) == 2
     for row in result_store.ResultStore(store.path).rows():
-        wanted = ranked(int(row.expert[1:])) if row.task == "quail_y" else written()
-        assert_same(store.per_example(row), wanted)
+        expected = ranked(int(row.expert[1:])) if row.task == "quail_y" else written()
+        assert_same(store.per_example(row), expected)
 
 
 def test_others_read_the_file_as_a_stream_of_arrow(tmp_path):
@@ -180,43 +180,45 @@ def undisturbed(folder, count=4):
     return content(folder)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 300, 1500, -1])
-def test_a_run_killed_within_a_record_ends_like_one_that_was_not(tmp_path, kept):
-    wanted = undisturbed(tmp_path / "whole")
+@pytest.mark.parametrize("num_bytes", [0, 1, 300, 1500, -1])
+def test_a_run_killed_within_a_record_ends_like_one_that_was_not(tmp_path, num_bytes):
+    expected = undisturbed(tmp_path / "whole")
     undisturbed(tmp_path / "cut", 2)
     (path,) = (tmp_path / "cut/per_example").iterdir()
     store = result_store.ResultStore(tmp_path / "cut/rows.jsonl")
     start = store.rows()[-1].per_example_offset + store.rows()[-1].per_example_length
     whole = (tmp_path / "whole/per_example" / path.name).read_bytes()[start:]
     length = len(whole) // 2
-    path.write_bytes(path.read_bytes() + whole[:length][:kept])
+    path.write_bytes(path.read_bytes() + whole[:length][:num_bytes])
     again = result_store.ResultStore(store.path)
     for number in range(4):
         record(again, number)
-    assert content(tmp_path / "cut") == wanted
+    assert content(tmp_path / "cut") == expected
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_run_killed_between_record_and_row_ends_like_one_that_was_not(
     tmp_path, count
 ):
-    wanted = undisturbed(tmp_path / "whole")
+    expected = undisturbed(tmp_path / "whole")
     undisturbed(tmp_path / "cut", count)
     path = tmp_path / "cut/rows.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-2]))
     undisturbed(tmp_path / "cut")
-    assert content(tmp_path / "cut") == wanted
+    assert content(tmp_path / "cut") == expected
 
 
-@pytest.mark.parametrize("kept", [0, 1, 700])
-def test_a_run_killed_while_it_made_its_file_ends_like_one_that_was_not(tmp_path, kept):
-    wanted = undisturbed(tmp_path / "whole")
-    (name,) = [name for name in wanted if name.startswith("per_example")]
+@pytest.mark.parametrize("num_bytes", [0, 1, 700])
+def test_a_run_killed_while_it_made_its_file_ends_like_one_that_was_not(
+    tmp_path, num_bytes
+):
+    expected = undisturbed(tmp_path / "whole")
+    (name,) = [name for name in expected if name.startswith("per_example")]
     path = tmp_path / "cut" / name
     path.parent.mkdir(parents=True)
-    path.write_bytes(wanted[name][:kept])
-    assert undisturbed(tmp_path / "cut") == wanted
+    path.write_bytes(expected[name][:num_bytes])
+    assert undisturbed(tmp_path / "cut") == expected
 
 
 def test_values_that_rows_of_another_file_name_are_never_removed(tmp_path):
@@ -227,8 +229,8 @@ def test_values_that_rows_of_another_file_name_are_never_removed(tmp_path):
     anew = result_store.ResultStore(store.path)
     record(anew, 0)
     record(anew, 5)
-    kept = result_store.ResultStore(tmp_path / "kept.jsonl")
-    for row in (*kept.rows(), *anew.rows()):
+    first_store = result_store.ResultStore(tmp_path / "kept.jsonl")
+    for row in (*first_store.rows(), *anew.rows()):
         assert_same(store.per_example(row), ranked(int(row.expert[1:])))
 
 

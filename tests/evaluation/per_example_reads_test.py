@@ -36,16 +36,16 @@ def record(store, number, arrays=None):
 @pytest.fixture
 def store(tmp_path):
     """A store of four experts, whose third one has other arrays than the rest."""
-    made = result_store.ResultStore(tmp_path / "rows.jsonl")
+    filled = result_store.ResultStore(tmp_path / "rows.jsonl")
     for number in range(4):
         ints = {"example_ids": IDS, "accuracy": IDS * 20}
-        record(made, number, ints if number == 2 else None)
-    return made
+        record(filled, number, ints if number == 2 else None)
+    return filled
 
 
-def assert_same(read, wanted):
-    assert len(read) == len(wanted)
-    for arrays, expected in zip(read, wanted, strict=True):
+def assert_same(read, expected_arrays):
+    assert len(read) == len(expected_arrays)
+    for arrays, expected in zip(read, expected_arrays, strict=True):
         assert {*arrays} == {*expected}
         for name, array in expected.items():
             assert arrays[name].dtype == array.dtype
@@ -56,10 +56,10 @@ def assert_same(read, wanted):
 def test_many_rows_have_the_arrays_of_each(store, only):
     rows = store.rows()
     rows = row_columns.joined([rows, rows.take(np.array([5, 0]))])
-    wanted = [store.per_example(row, only=only) for row in rows]
-    assert_same([*store.per_examples(rows, only=only)], wanted)
+    expected = [store.per_example(row, only=only) for row in rows]
+    assert_same([*store.per_examples(rows, only=only)], expected)
     with mock.patch.object(per_example_reads, "_MOST_BYTES", 3000):
-        assert_same([*store.per_examples(rows, only=only)], wanted)
+        assert_same([*store.per_examples(rows, only=only)], expected)
 
 
 def test_rows_of_one_file_are_decoded_together(store):
@@ -70,14 +70,14 @@ def test_rows_of_one_file_are_decoded_together(store):
 
 
 def test_texts_are_read_too(tmp_path):
-    made = result_store.ResultStore(tmp_path / "rows.jsonl")
+    filled = result_store.ResultStore(tmp_path / "rows.jsonl")
     for number in range(2):
         offsets = np.array([0, 1, 3])
         texts = {"texts.values": np.arange(65, 68, dtype=np.uint8)}
-        record(made, number, {"example_ids": IDS, **texts, "texts.offsets": offsets})
+        record(filled, number, {"example_ids": IDS, **texts, "texts.offsets": offsets})
     only = ("example_ids", "texts.values")
-    wanted = [made.per_example(row, only=only) for row in made.rows()]
-    assert_same([*made.per_examples(made.rows(), only=only)], wanted)
+    expected = [filled.per_example(row, only=only) for row in filled.rows()]
+    assert_same([*filled.per_examples(filled.rows(), only=only)], expected)
 
 
 def test_no_changed_byte_of_a_record_is_missed(store):

@@ -74,12 +74,12 @@ def test_another_value_for_the_same_cell_is_refused(tmp_path):
     assert store.rows() == (row(),)
 
 
-@pytest.mark.parametrize("kept", [1, 40, -2])
-def test_the_open_last_line_of_a_killed_run_is_dropped(tmp_path, kept):
+@pytest.mark.parametrize("num_bytes", [1, 40, -2])
+def test_the_open_last_line_of_a_killed_run_is_dropped(tmp_path, num_bytes):
     path = tmp_path / "rows"
     result_store.ResultStore(path).append(row(), row(task="lost"))
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1][:kept])
+    path.write_bytes(lines[0] + lines[1][:num_bytes])
     store = result_store.ResultStore(path)
     assert store.rows() == (row(),)
     store.append(row(task="next"))

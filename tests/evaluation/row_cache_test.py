@@ -33,7 +33,7 @@ def path(tmp_path, monkeypatch):
     return store.path
 
 
-def kept(path):
+def cache_file(path):
     return path.with_name(f".{path.name}.rows")
 
 
@@ -69,7 +69,7 @@ def test_only_the_lines_that_came_later_are_parsed(path):
 
 
 def test_whoever_opens_many_lines_keeps_their_rows(path):
-    kept(path).unlink()
+    cache_file(path).unlink()
     result_store.ResultStore(path)
     assert rows_without_parsing(path) == rows_of_lines(path)
 
@@ -92,7 +92,7 @@ def test_lines_that_were_edited_count_and_not_the_rows_that_were_kept(path):
 
 
 def test_a_line_that_was_edited_while_a_store_was_open_is_not_lost(path):
-    kept(path).unlink()
+    cache_file(path).unlink()
     store = result_store.ResultStore(path)
     text = path.read_text().replace('"value": ', '"value":  ')
     path.write_text(text.replace(f'"value":  {row(3).value}', '"value":  12.5'))
@@ -102,49 +102,49 @@ def test_a_line_that_was_edited_while_a_store_was_open_is_not_lost(path):
 
 @pytest.mark.slow
 def test_no_changed_byte_of_what_is_kept_changes_a_row(path):
-    whole, wanted = kept(path).read_bytes(), rows_of_lines(path)
+    whole, expected = cache_file(path).read_bytes(), rows_of_lines(path)
     with mock.patch.object(row_cache, "save"):
         for place in range(0, len(whole), 23):
-            kept(path).write_bytes(
+            cache_file(path).write_bytes(
                 whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :]
             )
-            assert result_store.ResultStore(path).rows() == wanted
-        kept(path).write_bytes(whole[: len(whole) // 2])
-        assert result_store.ResultStore(path).rows() == wanted
-        kept(path).write_bytes(b"[]\n")
-        assert result_store.ResultStore(path).rows() == wanted
+            assert result_store.ResultStore(path).rows() == expected
+        cache_file(path).write_bytes(whole[: len(whole) // 2])
+        assert result_store.ResultStore(path).rows() == expected
+        cache_file(path).write_bytes(b"[]\n")
+        assert result_store.ResultStore(path).rows() == expected
 
 
 def test_rows_of_other_fields_are_parsed_again(path):
-    head, _, content = kept(path).read_bytes().partition(b"\n")
+    head, _, content = cache_file(path).read_bytes().partition(b"\n")
     facts = json.loads(head)
     facts = {**facts, "fields": facts["fields"][::-1]}
     del facts["digest"]
-    kept(path).write_bytes(json.dumps(facts).encode() + b"\n" + content)
+    cache_file(path).write_bytes(json.dumps(facts).encode() + b"\n" + content)
     assert result_store.ResultStore(path).rows() == rows_of_lines(path)
 
 
 def test_a_number_that_would_be_written_otherwise_is_not_kept(path):
-    kept(path).unlink()
+    cache_file(path).unlink()
     lines = path.read_text().replace('"inputs_cut": 0.0', '"inputs_cut": 0')
     path.write_text(lines)
     rows = result_store.ResultStore(path).rows()
-    assert not kept(path).exists()
+    assert not cache_file(path).exists()
     assert "".join(f"{result.to_json()}\n" for result in rows) == lines
 
 
 def test_an_unfinished_last_line_is_not_kept(path, capsys):
-    kept(path).unlink()
+    cache_file(path).unlink()
     path.write_bytes(path.read_bytes()[:-1])  # whole, but for its end
     assert len(result_store.ResultStore(path).rows()) == 20
-    assert not kept(path).exists()
+    assert not cache_file(path).exists()
     path.write_bytes(path.read_bytes()[:-20])
     assert len(result_store.ResultStore(path).rows()) == 19
     assert "left out" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_read(path):
-    kept(path).unlink()
+    cache_file(path).unlink()
     with mock.patch.object(
         row_cache.files,
         "write_bytes",

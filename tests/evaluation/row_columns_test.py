@@ -87,10 +87,10 @@ def test_groups_of_many_columns_are_those_of_their_tuples():
     # Their product is more than 64 bits hold.
     parts = [rng.integers(0, 2**30, 8)[rng.integers(0, 8, 50)] for _ in range(4)]
     numbers = {}
-    wanted = [
+    expected = [
         numbers.setdefault(codes, len(numbers)) for codes in zip(*parts, strict=True)
     ]
-    assert row_columns.group(*parts).of.tolist() == wanted
+    assert row_columns.group(*parts).of.tolist() == expected
 
 
 def test_nothing_has_no_groups():
@@ -103,10 +103,12 @@ def test_nothing_has_no_groups():
 
 
 def test_what_is_asked_of_values_is_asked_of_each_once(columns):
-    asked = []
-    told = columns.derived(lambda r: asked.append(r.expert) or r.role, "kind", "expert")
-    assert asked == ["e0", "e1", "e2"]
-    assert told.listed() == [r.role for r in ROWS]
+    seen_experts = []
+    roles = columns.derived(
+        lambda r: seen_experts.append(r.expert) or r.role, "kind", "expert"
+    )
+    assert seen_experts == ["e0", "e1", "e2"]
+    assert roles.listed() == [r.role for r in ROWS]
     assert columns.distinct("expert", "task") == [
         *dict.fromkeys((r.expert, r.task) for r in ROWS)
     ]

@@ -25,10 +25,10 @@ def interval(columns, **how):
 
 
 def gap_of(columns, base, **how):
-    ours, theirs = (
+    estimate, base_estimate = (
         estimates.estimate([c], estimates.Draws(**how)) for c in (columns, base)
     )
-    return (ours - theirs).interval
+    return (estimate - base_estimate).interval
 
 
 def random_columns(*, num_rows=40, num_prompts=3, datasets=("a", "b"), seed=0):

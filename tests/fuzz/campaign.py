@@ -41,7 +41,7 @@ class Outcome:
     number: int
     kind: str
     damage: str = ""
-    told: str = ""
+    message: str = ""
 
 
 class _Worker:
@@ -85,11 +85,15 @@ class _Worker:
         self._process.stdin.flush()
         kind, facts = self._answer()
         if kind == "answer":
-            return Outcome(name, number, facts["class"], facts["damage"], facts["told"])
+            return Outcome(
+                name, number, facts["class"], facts["damage"], facts["message"]
+            )
         if facts["stage"] == "start":
             raise RuntimeError(f"{name}/{number} is not made: {self._last_words()}")
-        told = facts["told"] if kind == "hang" else self._last_words()
-        return Outcome(name, number, kind, facts["damage"], f"{facts['stage']}: {told}")
+        message = facts["message"] if kind == "hang" else self._last_words()
+        return Outcome(
+            name, number, kind, facts["damage"], f"{facts['stage']}: {message}"
+        )
 
     def close(self) -> None:
         """Ends the process and those that it has started; removes its folder."""
@@ -107,7 +111,7 @@ class _Worker:
     def _answer(self) -> tuple[str, dict[str, str]]:
         """Returns the worker's answer, or how it failed, at what and why."""
         assert self._process.stdout is not None
-        facts = {"stage": "start", "damage": "", "told": ""}
+        facts = {"stage": "start", "damage": "", "message": ""}
         start, spent = time.monotonic(), self._cpu_secs()
         while True:
             if select.select([self._process.stdout], [], [], 0.25)[0]:
@@ -123,7 +127,9 @@ class _Worker:
             used = (self._cpu_secs() - spent, time.monotonic() - start)
             for what, secs, limit in zip(("CPU", "clock"), used, limits, strict=True):
                 if secs > limit:
-                    return "hang", facts | {"told": f"more than {limit:g} s of {what}"}
+                    return "hang", facts | {
+                        "message": f"more than {limit:g} s of {what}"
+                    }
 
     def _cpu_secs(self) -> float:
         try:
@@ -190,7 +196,7 @@ def failures(outcomes: Iterable[Outcome]) -> list[str]:
     """Returns a line for each input with a wrong outcome."""
     return [
         f"{outcome.format}/{outcome.number} {outcome.kind} ({outcome.damage}):"
-        f" {outcome.told}"
+        f" {outcome.message}"
         for outcome in outcomes
         if outcome.kind not in GOOD
     ]
@@ -204,21 +210,21 @@ def main() -> None:
     parser.add_argument("--formats", nargs="*", default=sorted(names.SHARES))
     parser.add_argument("--only", help="one input, as <format>/<number>")
     parser.add_argument("--done", type=pathlib.Path, help="outcomes so far; goes on")
-    given = parser.parse_args()
+    options = parser.parse_args()
     done: list[Outcome] = []
-    if given.done and given.done.exists():
-        done = [Outcome(**json.loads(line)) for line in given.done.open()]
-    inputs = shared_out(given.count, given.formats)
-    if given.only:
-        name, _, number = given.only.partition("/")
+    if options.done and options.done.exists():
+        done = [Outcome(**json.loads(line)) for line in options.done.open()]
+    inputs = shared_out(options.count, options.formats)
+    if options.only:
+        name, _, number = options.only.partition("/")
         inputs = [(name, int(number))]
     seen: Mapping[tuple[str, int], Outcome] = {(o.format, o.number): o for o in done}
-    for outcome in run([i for i in inputs if i not in seen], seed=given.seed):
+    for outcome in run([i for i in inputs if i not in seen], seed=options.seed):
         done.append(outcome)
-        if given.done:
-            with given.done.open("a") as file:
+        if options.done:
+            with options.done.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
-        if given.only or outcome.kind not in GOOD:
+        if options.only or outcome.kind not in GOOD:
             print(*(failures([outcome]) or [outcome]), flush=True)
     print(table(done))
     sys.exit(1 if failures(done) else 0)

@@ -14,7 +14,7 @@ def test_every_format_has_a_share():
 
 @pytest.mark.parametrize("name", ["csv", "yaml", "jsonl_gz"])
 def test_a_seed_gives_the_same_damage(tmp_path, name):
-    chosen, made = formats.FORMATS[name], []
+    chosen, contents = formats.FORMATS[name], []
     for variant in (0, 1):
         (tmp_path / f"valid{variant}").mkdir()
         chosen.make(tmp_path / f"valid{variant}", variant)
@@ -24,8 +24,8 @@ def test_a_seed_gives_the_same_damage(tmp_path, name):
         chosen.make(folder, 0)
         donors = tmp_path / "valid1"
         mutators.damage(random.Random("3"), folder, donors, dict(chosen.damaged))
-        made.append(contract.content(folder))
-    assert made[0] == made[1] != contract.content(tmp_path / "valid0")
+        contents.append(contract.content(folder))
+    assert contents[0] == contents[1] != contract.content(tmp_path / "valid0")
 
 
 @pytest.mark.slow

@@ -39,14 +39,14 @@ def _judge_vocabulary(folder: pathlib.Path, value: Any, valid: Valid) -> str:
 
 def _make_tokenizer(folder: pathlib.Path, variant: int) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "the", "red", "river"]
-    made = tokenizers.Tokenizer(
+    tokenizer = tokenizers.Tokenizer(
         tokenizers.models.WordPiece(
             {word: n for n, word in enumerate([*words, f"x{variant}"])},
             unk_token="[UNK]",
         )
     )
-    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    made.save(str(folder / "tokenizer.json"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "model_type": "bert",
         "hidden_act": "gelu",

@@ -56,20 +56,20 @@ TEXTS = (
 def flip(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Flips one to four bits."""
     del donor
-    made = bytearray(data)
-    for _ in range(rng.choice((1, 1, 1, 4)) if made else 0):
-        made[rng.randrange(len(made))] ^= 1 << rng.randrange(8)
-    return bytes(made)
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 4)) if changed else 0):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
 
 
 def replace_byte(rng: random.Random, data: bytes, donor: bytes) -> bytes:
     """Sets a byte to one of the values that formats treat in a special way."""
     del donor
-    made = bytearray(data)
-    if made:
+    changed = bytearray(data)
+    if changed:
         values = (0, 9, 10, 13, 32, 34, 44, 47, 58, 91, 123, 127, 128, 240, 255)
-        made[rng.randrange(len(made))] = rng.choice(values)
-    return bytes(made)
+        changed[rng.randrange(len(changed))] = rng.choice(values)
+    return bytes(changed)
 
 
 def truncate(rng: random.Random, data: bytes, donor: bytes) -> bytes:
@@ -282,14 +282,14 @@ def damage(
             continue
         kinds = ("bytes",) if rng.random() < 0.3 else damaged[pattern]
         change = rng.choice(KINDS[rng.choice(kinds)])
-        there = donors / name
-        content = there.read_bytes() if there.is_file() else b""
+        donor = donors / name
+        content = donor.read_bytes() if donor.is_file() else b""
         path.write_bytes(change(rng, path.read_bytes(), content))
         done.append(f"{name}: {change.__name__}")
     return "; ".join(done) or "nothing"
 
 
-def _replace_whole(rng: random.Random, path: pathlib.Path, there: pathlib.Path) -> str:
+def _replace_whole(rng: random.Random, path: pathlib.Path, donor: pathlib.Path) -> str:
     kind = rng.choice(("removed", "folder", "exchanged", "ring", "empty"))
     path.unlink()
     if kind == "folder":
@@ -298,6 +298,6 @@ def _replace_whole(rng: random.Random, path: pathlib.Path, there: pathlib.Path) 
         path.symlink_to(path.name)
     elif kind == "empty":
         path.write_bytes(b"")
-    elif kind == "exchanged" and there.is_file():
-        shutil.copyfile(there, path)
+    elif kind == "exchanged" and donor.is_file():
+        shutil.copyfile(donor, path)
     return kind

@@ -157,9 +157,9 @@ def _judge_index(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     text = json.loads(json.dumps([settings, listed]))
     if text[0] != record["settings"] or len(text[1]) != len(record["experts"]):
         return f"settings {settings} instead of {record['settings']}"
-    for told, recorded in zip(text[1], record["experts"], strict=True):
-        if any(told[name] != recorded[name] for name in told if name in recorded):
-            return f"expert {told} instead of {recorded}"
+    for shown, recorded in zip(text[1], record["experts"], strict=True):
+        if any(shown[name] != recorded[name] for name in shown if name in recorded):
+            return f"expert {shown} instead of {recorded}"
     if len({expert["name"] for expert in listed}) < len(listed):
         return "an expert twice"
     return "" if sum(n for _, n in votes) == len(_QUERIES) else f"votes {votes}"
@@ -257,8 +257,8 @@ def _make_old_results(folder: pathlib.Path, variant: int) -> None:
         for field in results.PLACE_FIELDS[1:]:
             del old[field]
         lines.append(json.dumps(old))
-    for made in folder.glob("per_example/*.arrow"):
-        made.unlink()
+    for arrow_file in folder.glob("per_example/*.arrow"):
+        arrow_file.unlink()
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
@@ -310,7 +310,7 @@ def _judge_results(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     return "" if len(rows) <= len(recorded) else "rows out of nothing"
 
 
-def _judge_lines_of(name: str, *kept: str) -> Any:
+def _judge_lines_of(name: str, *keys: str) -> Any:
     """Returns a judge: the rows are the valid ones, and the lines are read."""
 
     def judge(folder: pathlib.Path, value: Any, valid: Valid) -> str:
@@ -324,7 +324,7 @@ def _judge_lines_of(name: str, *kept: str) -> Any:
         *lines, tail = (folder / name).read_bytes().split(b"\n")
         for line in lines:
             record = _strict(line)
-            if any(key not in record for key in kept):
+            if any(key not in record for key in keys):
                 return f"read the line {line!r:.200}"
         del tail
         return ""

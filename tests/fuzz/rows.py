@@ -74,13 +74,13 @@ def judge_rendered(records: list[Any], rendered: rendering.RenderedSplit) -> str
         choices = tuple(str(row[name]).strip() for name in ("first", "second"))
         label = int(float(row["label"]))  # as Jinja's filter does
         right = (str(row["question"]).strip(), choices, choices[label])
-        kept = (
+        rendered_row = (
             rendered.inputs[place],
             rendered.choices[place],
             rendered.targets[place],
         )
-        if right != kept or choices[rendered.labels[place]] != right[2]:
-            return f"row {example_id} is {kept!r} instead of {right!r}"
+        if right != rendered_row or choices[rendered.labels[place]] != right[2]:
+            return f"row {example_id} is {rendered_row!r} instead of {right!r}"
     return ""
 
 
@@ -293,8 +293,12 @@ def _judge_jinja(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     text = plain.from_string(prompt).render(_ROW, answer_choices=listed)
     inputs, targets = (part.strip() for part in text.split("|||"))
     right = (inputs, targets, tuple(listed))
-    kept = (rendered.inputs[0], rendered.targets[0], rendered.choices[0])
-    return "" if kept == right else f"rendered {kept!r} instead of {right!r}"
+    rendered_row = (rendered.inputs[0], rendered.targets[0], rendered.choices[0])
+    return (
+        ""
+        if rendered_row == right
+        else f"rendered {rendered_row!r} instead of {right!r}"
+    )
 
 
 FORMATS = {

@@ -175,11 +175,13 @@ def _judge_settings(folder: pathlib.Path, value: Any, valid: Valid) -> str:
             fields[statement.arg_name] = statement.value
     if others := fields.keys() - t5x_config.KNOWN:
         return f"the fields {others} are not refused"
-    given = fields.get("mlp_activations", ("relu",)) if fields else _ACTIVATIONS
-    if isinstance(given, str) and given.startswith("%"):
-        given = bound.get(given[1:])
-    is_same = isinstance(given, list | tuple) and tuple(given) == _ACTIVATIONS
-    return "" if is_same else f"mlp_activations {given!r} are not refused"
+    activations = fields.get("mlp_activations", ("relu",)) if fields else _ACTIVATIONS
+    if isinstance(activations, str) and activations.startswith("%"):
+        activations = bound.get(activations[1:])
+    is_same = (
+        isinstance(activations, list | tuple) and tuple(activations) == _ACTIVATIONS
+    )
+    return "" if is_same else f"mlp_activations {activations!r} are not refused"
 
 
 FORMATS = {

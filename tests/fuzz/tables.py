@@ -74,11 +74,11 @@ def _examples(variant: int) -> list[tuple[str, str, list[str]]]:
     word = ("a river", "a stone")[variant]
     return [
         (
-            asked.format(word),
+            question.format(word),
             answer.format(word),
             [choice.format(word) for choice in choices],
         )
-        for asked, answer, choices in _EXAMPLES
+        for question, answer, choices in _EXAMPLES
     ]
 
 
@@ -87,11 +87,11 @@ def _make_p3_parquet(folder: pathlib.Path, variant: int) -> None:
         {
             "answer_choices": choices,
             "inputs": [3, 4],
-            "inputs_pretokenized": asked,
+            "inputs_pretokenized": question,
             "targets": [5],
             "targets_pretokenized": answer,
         }
-        for asked, answer, choices in _examples(variant)
+        for question, answer, choices in _examples(variant)
     ]
     _write(folder / "p3/some_task/train-00000-of-00001.parquet", rows)
 
@@ -107,9 +107,9 @@ def _make_p3_records(folder: pathlib.Path, variant: int) -> None:
 
     path = place / "train.tfrecord-00000-of-00001"
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for asked, answer, choices in _examples(variant):
+        for question, answer, choices in _examples(variant):
             feature = {
-                "inputs_pretokenized": texts(asked),
+                "inputs_pretokenized": texts(question),
                 "targets_pretokenized": texts(answer),
                 "answer_choices": texts(*choices),
             }

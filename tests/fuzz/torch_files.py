@@ -21,15 +21,15 @@ _MISSING = "no torch"
 
 def _make(folder: pathlib.Path, variant: int) -> None:
     params = huggingface_sample.make_params(seed=variant)
-    theirs = huggingface_sample.to_theirs(params)
-    huggingface_sample.write_folder(folder / "model", theirs)
+    hub_tensors = huggingface_sample.to_theirs(params)
+    huggingface_sample.write_folder(folder / "model", hub_tensors)
     (folder / "model/model.safetensors").unlink()
-    names = sorted(theirs)
+    names = sorted(hub_tensors)
     parts = {"part-1": names[::2], "part-2": names[1::2]}
     places = {}
     for part, of_part in parts.items():
         file = f"pytorch_model-{part}.bin"
-        _save(folder / "model" / file, {name: theirs[name] for name in of_part})
+        _save(folder / "model" / file, {name: hub_tensors[name] for name in of_part})
         places |= dict.fromkeys(of_part, file)
     index = {"metadata": {}, "weight_map": places}
     (folder / "model/pytorch_model.bin.index.json").write_text(json.dumps(index))

@@ -57,8 +57,10 @@ _ORBAX = {
 
 
 def _make_model(folder: pathlib.Path, variant: int) -> None:
-    theirs = huggingface_sample.to_theirs(huggingface_sample.make_params(seed=variant))
-    huggingface_sample.write_folder(folder / "model", theirs)
+    hub_tensors = huggingface_sample.to_theirs(
+        huggingface_sample.make_params(seed=variant)
+    )
+    huggingface_sample.write_folder(folder / "model", hub_tensors)
 
 
 def read_model(folder: pathlib.Path) -> Any:
@@ -105,10 +107,10 @@ _SIZES = {
 def _judge_model(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     del valid
     params, model = value
-    theirs = _plain(folder / "model/model.safetensors")
+    hub_tensors = _plain(folder / "model/model.safetensors")
     for name, array in tensors.unstack(in_memory.leaves_of(trees.unflatten(params))):
         place = huggingface.place(name)
-        tensor = theirs[place.name]
+        tensor = hub_tensors[place.name]
         right = tensor.T if place.is_transposed else tensor
         if not np.array_equal(array, right) or not np.isfinite(array).all():
             return f"{name} differs from the file, or is not finite"
@@ -129,8 +131,8 @@ def _make_expert(
     shutil.copytree(cases[variant], folder / "adapter")
     (folder / "adapter/logits.npy").unlink()
     shapes = peft_sample.shapes()
-    theirs = peft_sample.theirs(shapes)
-    huggingface_sample.write_folder(folder / "model", theirs, peft_sample.CONFIG)
+    hub_tensors = peft_sample.hub_tensors(shapes)
+    huggingface_sample.write_folder(folder / "model", hub_tensors, peft_sample.CONFIG)
     read_model(folder)
 
 
@@ -178,7 +180,7 @@ def _judge_hub(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Compares activation and sums of both projections with the files' own."""
     del valid
     params, spec = value
-    theirs = _plain(folder / "adapter/adapter.safetensors")
+    hub_tensors = _plain(folder / "adapter/adapter.safetensors")
     settings = json.loads((folder / "adapter/adapter_config.json").read_text("utf-8"))
     config, former = settings["config"], {"gelu": "gelu_new"}
     named = config["non_linearity"].lower()
@@ -189,29 +191,29 @@ def _judge_hub(folder: pathlib.Path, value: Any, valid: Valid) -> str:
         return f"computes {spec['activation']} instead of {named}"
     scale = config.get("scaling", 1.0)
     sums = dict.fromkeys(("down/kernel", "down/bias", "up/kernel", "up/bias"), 0.0)
-    made = dict(sums)
-    for name, array in theirs.items():
+    read_sums = dict(sums)
+    for name, array in hub_tensors.items():
         if name.endswith(".scaling"):
             continue
         start, _, end = name.rpartition("adapter_")
         side = end.partition(".")[0]
         part = "bias" if end.endswith("bias") else "kernel"
-        factor = theirs[f"{start}scaling"] if scale == "learned" else scale
+        factor = hub_tensors[f"{start}scaling"] if scale == "learned" else scale
         factor = factor if side == "up" else 1.0
         total = np.abs(array.astype(np.float64) * factor).sum()
         sums[f"{side}/{part}"] += float(total)
     for name, array in params.items():
         _, part = name.rsplit("_adapter/")
-        made[part] += float(np.abs(array.astype(np.float64)).sum())
-    is_same = all(math.isclose(sums[n], made[n], rel_tol=1e-5) for n in sums)
-    return "" if is_same else f"sums are {made} instead of {sums}"
+        read_sums[part] += float(np.abs(array.astype(np.float64)).sum())
+    is_same = all(math.isclose(sums[n], read_sums[n], rel_tol=1e-5) for n in sums)
+    return "" if is_same else f"sums are {read_sums} instead of {sums}"
 
 
 def _judge_peft(folder: pathlib.Path, value: Any, valid: Valid) -> str:
     """Compares the change of each projection with the file's own product."""
     del valid
     params, spec = value
-    theirs = _plain(folder / "adapter/adapter_model.safetensors")
+    hub_tensors = _plain(folder / "adapter/adapter_model.safetensors")
     settings = json.loads((folder / "adapter/adapter_config.json").read_text("utf-8"))
     if not all(np.isfinite(array).all() for array in params.values()):
         return "numbers that are not finite"
@@ -225,19 +227,19 @@ def _judge_peft(folder: pathlib.Path, value: Any, valid: Valid) -> str:
         math.sqrt(spec["rank"]) if spec["rank_stabilized"] else spec["rank"]
     )
     changed = 0.0
-    for name, array in theirs.items():
+    for name, array in hub_tensors.items():
         if name.endswith("lora_B.weight"):
-            change_made = array @ theirs[name.replace("lora_B", "lora_A")]
+            change_made = array @ hub_tensors[name.replace("lora_B", "lora_A")]
             changed += float(np.abs(change_made.astype(np.float64)).sum()) * factor
-    made = 0.0
+    read_change = 0.0
     for name, array in params.items():
         if name.endswith("lora_b"):
             change_made = (
                 params[name.removesuffix("b") + "a"].astype(np.float64) @ array
             )
-            made += float(np.abs(change_made).sum()) * ours
-    is_same = math.isclose(changed, made, rel_tol=1e-4)
-    return "" if is_same else f"changes by {made} instead of {changed}"
+            read_change += float(np.abs(change_made).sum()) * ours
+    is_same = math.isclose(changed, read_change, rel_tol=1e-4)
+    return "" if is_same else f"changes by {read_change} instead of {changed}"
 
 
 FORMATS = {

@@ -65,14 +65,14 @@ class Workshop:
         tell({"stage": "read", "damage": damage})
         os.environ["ELM_FUZZ_NUMBER"] = str(number)
         with _limited_memory():
-            kind, told, value = _read(chosen, folder, printed)
+            kind, message, value = _read(chosen, folder, printed)
         tell({"stage": "judge", "damage": damage})
         if kind == "right":
-            kind, told = _judged(chosen, folder, value, valid, printed.getvalue())
+            kind, message = _judged(chosen, folder, value, valid, printed.getvalue())
         if self._outside() != before or ESCAPED.exists():
-            kind, told = "outside", f"files changed around the input; it was {kind}"
+            kind, message = "outside", f"files changed around the input; it was {kind}"
             shutil.rmtree(ESCAPED, ignore_errors=True)
-        return {"class": kind, "damage": damage, "told": told}
+        return {"class": kind, "damage": damage, "message": message}
 
     def prepare(self, name: str) -> contract.Valid:
         """Makes, reads and judges the valid inputs of a format, when first needed.
@@ -104,15 +104,15 @@ class Workshop:
         """Returns size and time of every file around the input, valid ones aside."""
         facts_of = {}
         for place, names, files in os.walk(self._root):
-            here = pathlib.Path(place)
-            if here == self._root:
+            folder = pathlib.Path(place)
+            if folder == self._root:
                 names.remove("valid")
-            if here == self.work and "IN" in names:
+            if folder == self.work and "IN" in names:
                 names.remove("IN")
             for file in (*files, *names):
-                facts = os.lstat(here / file)
+                facts = os.lstat(folder / file)
                 is_file = file in files
-                key = str(here / file)
+                key = str(folder / file)
                 facts_of[key] = (
                     (facts.st_size, facts.st_mtime_ns) if is_file else (0, 0)
                 )

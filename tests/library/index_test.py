@@ -33,10 +33,10 @@ def extend(tmp_path, make_embedder):
 
 
 def test_what_was_written_is_what_is_opened(tmp_path, extend, make_embedder):
-    made = extend(CATS, DOGS)
+    written = extend(CATS, DOGS)
     opened = index.open_index(tmp_path)
-    assert opened.settings == made.settings == SETTINGS
-    assert opened.experts == made.experts
+    assert opened.settings == written.settings == SETTINGS
+    assert opened.experts == written.experts
     assert opened.names == ("cats", "dogs")
     np.testing.assert_array_equal(opened.owners, [0, 0, 0, 1, 1])
     expected = make_embedder().embed([*CATS.texts, *DOGS.texts])
@@ -115,10 +115,10 @@ def test_rows_used_names_the_rows_of_one_split_only(extend):
         ["p", "q"],
         (index.RowsUsed("t", "train", (7,)), index.RowsUsed("u", "train", (8,))),
     )
-    made = extend(DOGS, of_test_split, both)
-    assert made.rows_used("t", "train") == {4, 9, 7}
-    assert made.rows_used("u", "train") == {8}
-    assert made.rows_used("u", "test") == frozenset()
+    written = extend(DOGS, of_test_split, both)
+    assert written.rows_used("t", "train") == {4, 9, 7}
+    assert written.rows_used("u", "train") == {8}
+    assert written.rows_used("u", "test") == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -284,15 +284,15 @@ def test_keys_that_are_not_finite_are_refused_also_without_hashes(
 def test_an_index_of_release_0_1_opens_with_a_note_and_gets_hashes_as_it_grows(
     tmp_path, extend, capsys
 ):
-    made = extend(CATS, DOGS)
+    written = extend(CATS, DOGS)
     as_release_0_1_wrote_it(tmp_path)
     opened = index.open_index(tmp_path)
-    assert opened.keys.tobytes() == made.keys.tobytes()
+    assert opened.keys.tobytes() == written.keys.tobytes()
     assert "without hashes" in capsys.readouterr().err
     extend(BIRDS)
     capsys.readouterr()
     grown = index.open_index(tmp_path)
-    assert grown.experts[:2] == made.experts
+    assert grown.experts[:2] == written.experts
     assert capsys.readouterr().err == ""
 
 
@@ -311,7 +311,7 @@ def test_a_claimed_shape_takes_no_memory(tmp_path, extend):
 
 @pytest.mark.slow
 def test_no_random_damage_gives_another_index(tmp_path, extend):
-    made = extend(CATS, DOGS)
+    written = extend(CATS, DOGS)
     rng, refused = np.random.default_rng(0), 0
     names = ("keys.npy", "owners.npy", "index.json")
     contents = {name: (tmp_path / name).read_bytes() for name in names}
@@ -332,8 +332,8 @@ def test_no_random_damage_gives_another_index(tmp_path, extend):
         except errors.LibraryError:
             refused += 1
         else:
-            assert opened.experts == made.experts, (name, place)
-            assert opened.settings == made.settings, (name, place)
-            assert opened.keys.tobytes() == made.keys.tobytes(), (name, place)
+            assert opened.experts == written.experts, (name, place)
+            assert opened.settings == written.settings, (name, place)
+            assert opened.keys.tobytes() == written.keys.tobytes(), (name, place)
         (tmp_path / name).write_bytes(contents[name])
     assert refused > 250

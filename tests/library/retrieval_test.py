@@ -92,16 +92,16 @@ def test_an_expert_left_out_is_as_if_it_had_no_keys(case):
 
 
 def test_equal_votes_are_settled_by_name():
-    made = make_index({"zoo": [EAST], "ant": [NORTH], "bee": [UP]})
-    retrieved = retrieval.retrieve(made, np.stack([EAST, NORTH, UP, UP]))
+    library_index = make_index({"zoo": [EAST], "ant": [NORTH], "bee": [UP]})
+    retrieved = retrieval.retrieve(library_index, np.stack([EAST, NORTH, UP, UP]))
     assert retrieved.votes == (("bee", 2), ("ant", 1), ("zoo", 1))
     assert retrieved.top(2) == ("bee", "ant")
     assert retrieved.top(9) == ("bee", "ant", "zoo")
 
 
 def test_duplicate_keys_vote_for_the_first_name_and_are_counted():
-    made = make_index({"b": [EAST, NORTH], "a": [EAST], "c": [EAST, UP]})
-    retrieved = retrieval.retrieve(made, np.stack([EAST, UP]))
+    library_index = make_index({"b": [EAST, NORTH], "a": [EAST], "c": [EAST, UP]})
+    retrieved = retrieval.retrieve(library_index, np.stack([EAST, UP]))
     assert retrieved.nearest == ("a", "c")
     assert retrieved.num_ties == 1
     np.testing.assert_array_equal(retrieved.scores, [1, 1])
@@ -118,24 +118,24 @@ def test_rounding_noise_does_not_choose_an_expert():
     keys = rng.normal(size=(20, 384)).astype(np.float32)
     noise = keys + rng.normal(size=keys.shape).astype(np.float32) * 3e-8
     for scale in (1e-3, 1.0, 1e3):
-        made = make_index({"b": noise * np.float32(scale), "a": keys * scale})
-        assert retrieval.retrieve(made, keys).votes == (("a", 20),)
+        library_index = make_index({"b": noise * np.float32(scale), "a": keys * scale})
+        assert retrieval.retrieve(library_index, keys).votes == (("a", 20),)
 
 
 @pytest.mark.parametrize("num_queries", [1, 2, 31, 32, 33, 100])
 def test_any_number_of_queries_gets_an_expert(num_queries):
-    made = make_index({"a": [EAST], "b": [NORTH]})
-    retrieved = retrieval.retrieve(made, np.tile(NORTH, (num_queries, 1)))
+    library_index = make_index({"a": [EAST], "b": [NORTH]})
+    retrieved = retrieval.retrieve(library_index, np.tile(NORTH, (num_queries, 1)))
     assert retrieved.votes == (("b", num_queries),)
 
 
 def test_queries_in_chunks_vote_as_queries_at_once(monkeypatch):
     rng = np.random.default_rng(1)
-    made = make_index({n: rng.normal(size=(10, 8)) for n in "abc"})
+    library_index = make_index({n: rng.normal(size=(10, 8)) for n in "abc"})
     queries = rng.normal(size=(50, 8)).astype(np.float32)
-    at_once = retrieval.retrieve(made, queries)
+    at_once = retrieval.retrieve(library_index, queries)
     monkeypatch.setattr(retrieval, "MAX_SCORES", 90)
-    in_chunks = retrieval.retrieve(made, queries)
+    in_chunks = retrieval.retrieve(library_index, queries)
     assert in_chunks.nearest == at_once.nearest
     np.testing.assert_allclose(in_chunks.scores, at_once.scores, rtol=1e-6)
 
@@ -155,11 +155,11 @@ def test_bad_queries_are_refused(queries, message):
 
 
 def test_experts_without_keys_are_refused_by_name():
-    made = make_index({"a": [EAST]})
+    library_index = make_index({"a": [EAST]})
     with pytest.raises(errors.LibraryError, match="without keys: z"):
-        retrieval.retrieve(made, EAST[None], experts=["a", "z"])
+        retrieval.retrieve(library_index, EAST[None], experts=["a", "z"])
     with pytest.raises(errors.LibraryError, match="no expert"):
-        retrieval.retrieve(made, EAST[None], experts=[])
+        retrieval.retrieve(library_index, EAST[None], experts=[])
 
 
 def test_texts_find_the_expert_that_speaks_like_them(tmp_path, make_embedder):
@@ -172,12 +172,16 @@ def test_texts_find_the_expert_that_speaks_like_them(tmp_path, make_embedder):
         new("weather", ["rain and snow today", "sun tomorrow"]),
         new("food", ["bread and butter", "soup today"]),
     ]
-    made = index.extend(
+    library_index = index.extend(
         tmp_path, experts, embedder=embedder, settings=index.IndexSettings("bag")
     )
     retrieved = retrieval.retrieve_for_texts(
-        made, ["snow and rain", "butter and bread", "hot soup"], embedder=embedder
+        library_index,
+        ["snow and rain", "butter and bread", "hot soup"],
+        embedder=embedder,
     )
     assert retrieved.votes == (("food", 2), ("weather", 1))
     with pytest.raises(errors.LibraryError, match="embedded by sack"):
-        retrieval.retrieve_for_texts(made, ["a"], embedder=make_embedder("sack"))
+        retrieval.retrieve_for_texts(
+            library_index, ["a"], embedder=make_embedder("sack")
+        )

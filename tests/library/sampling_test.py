@@ -18,9 +18,9 @@ from elm_jax.library import sampling
 def test_the_parts_are_disjoint_and_together_are_all_rows(
     num_rows, seed, num_keys, num_queries
 ):
-    wanted = {"num_keys": num_keys, "num_queries": num_queries}
+    counts = {"num_keys": num_keys, "num_queries": num_queries}
     try:
-        parts = sampling.divide_rows(num_rows, seed=seed, **wanted)
+        parts = sampling.divide_rows(num_rows, seed=seed, **counts)
     except errors.DataError:
         assert num_queries
         assert num_rows - num_keys < 2
@@ -29,7 +29,7 @@ def test_the_parts_are_disjoint_and_together_are_all_rows(
     assert sorted(rows.tolist()) == list(range(num_rows))
     assert len(parts.keys) == min(num_keys, num_rows)
     assert len(parts.queries) == min(num_queries, (num_rows - len(parts.keys)) // 2)
-    again = sampling.divide_rows(num_rows, seed=seed, **wanted)
+    again = sampling.divide_rows(num_rows, seed=seed, **counts)
     for part, part_again in zip(
         (parts.keys, parts.queries, parts.evaluation),
         (again.keys, again.queries, again.evaluation),
@@ -59,10 +59,10 @@ def test_keys_are_drawn_from_all_of_the_split():
     assert len(set(keys.tolist())) == 100
 
 
-@pytest.mark.parametrize(("num_rows", "wanted"), [(0, "keys"), (1, "queries")])
-def test_a_split_without_a_row_to_give_is_refused(num_rows, wanted):
-    with pytest.raises(errors.DataError, match=f"none is left for {wanted}"):
-        sampling.divide_rows(num_rows, seed=0, **{f"num_{wanted}": 1})
+@pytest.mark.parametrize(("num_rows", "part"), [(0, "keys"), (1, "queries")])
+def test_a_split_without_a_row_to_give_is_refused(num_rows, part):
+    with pytest.raises(errors.DataError, match=f"none is left for {part}"):
+        sampling.divide_rows(num_rows, seed=0, **{f"num_{part}": 1})
 
 
 @given(num_keys=st.integers(0, 300), num_tasks=st.integers(1, 40))

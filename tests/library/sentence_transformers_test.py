@@ -43,8 +43,8 @@ def test_without_the_package_the_error_names_the_extra():
 @pytest.mark.skipif(not IS_INSTALLED, reason="needs sentence-transformers")
 def test_it_agrees_with_minilm_in_jax():
     folder = str(minilm.installed_folder())
-    theirs = sentence_transformers.SentenceTransformer(folder, max_length=256)
+    embedder = sentence_transformers.SentenceTransformer(folder, max_length=256)
     texts = ["one text", "and a longer one " * 100]
     np.testing.assert_allclose(
-        theirs.embed(texts), minilm.load().embed(texts), atol=1e-5
+        embedder.embed(texts), minilm.load().embed(texts), atol=1e-5
     )

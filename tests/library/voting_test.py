@@ -56,10 +56,12 @@ def test_the_order_of_keys_says_nothing():
 
 def test_means_of_keys_are_compared_with_the_mean_of_queries():
     values = dict(voting.ranked_by_means(ONE, QUERIES))
-    asked = np.array([1, 1 / 3]) / np.hypot(1, 1 / 3)
+    mean_query = np.array([1, 1 / 3]) / np.hypot(1, 1 / 3)
     means = {"a": (0.5, 0.25), "b": (0.85, 0.05), "c": (-0.5, 0)}
     for name, mean in means.items():
-        assert values[name] == pytest.approx(mean @ asked / np.hypot(*mean), rel=1e-5)
+        assert values[name] == pytest.approx(
+            mean @ mean_query / np.hypot(*mean), rel=1e-5
+        )
     assert [*values] == ["a", "b", "c"]
     few = voting.ranked_by_means(ONE, QUERIES, experts=["c", "b"])
     assert few == (("b", values["b"]), ("c", values["c"]))

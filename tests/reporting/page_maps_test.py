@@ -65,15 +65,15 @@ def test_a_map_of_too_many_cells_shows_the_best_experts_and_those_retrieved(
     tab.open(tmp_path / "page.html")
     best = [*shown.experts[:2]]
     assert names(tab) == best
-    told = "1 of 3 experts are left out here, those with the lowest means"
+    note = "1 of 3 experts are left out here, those with the lowest means"
     text = (tmp_path / "page.html").read_text()
-    assert told in text
+    assert note in text
     assert "<code>small_map.csv</code>" in text
     last = shown.experts[2]
     write(tmp_path / "page.html", dataclasses.replace(shown, retrieved=("", "", last)))
     tab.open(tmp_path / "page.html")
     assert names(tab) == [*best, last]
-    assert told not in (tmp_path / "page.html").read_text()
+    assert note not in (tmp_path / "page.html").read_text()
 
 
 def names(tab):

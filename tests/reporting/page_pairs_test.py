@@ -27,17 +27,17 @@ def draw(rng, rate, *, scores=(0.0, 100.0)):
         skill = rng.random(len(ids))
         for prompt in range(number):
             # The second prompt of the first dataset lacks some rows.
-            kept = slice(None, None if (place, prompt) != (0, 1) else -17)
+            row_slice = slice(None, None if (place, prompt) != (0, 1) else -17)
             noise = rng.random(len(ids))
             level = np.where(rng.random(len(ids)) < 0.6, skill, noise) < rate
             wrong = rng.integers(len(scores), size=len(ids))
             values = np.where(level, scores[-1], np.asarray(scores)[wrong * ~level])
             key = (dataset, f"{dataset}_p{prompt}")
-            columns[key] = statistics.Column(ids[kept], values[kept])
+            columns[key] = statistics.Column(ids[row_slice], values[row_slice])
     return columns
 
 
-def made(models, *, bounds=(), experts=(), num_trainings=1):
+def pairs_of(models, *, bounds=(), experts=(), num_trainings=1):
     first = next(iter(models.values()))
     return pairs.Pairs(
         tasks=tuple(
@@ -121,7 +121,7 @@ def test_differences_and_intervals_are_those_of_the_tables(opened, scores):
         )
         for key, (ids, values) in second.items()
     }
-    tab = opened(made({"one": first, "other": second}))
+    tab = opened(pairs_of({"one": first, "other": second}))
     shown = found_lines(tab)
     draws = estimates.Draws(num_resamples=20_000)
     expected = expected_lines(first, second, draws)
@@ -135,7 +135,7 @@ def test_differences_and_intervals_are_those_of_the_tables(opened, scores):
 
 def test_intervals_for_all_lines_at_once_are_wider_by_their_number(opened):
     rng = np.random.default_rng(0)
-    tab = opened(made({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
+    tab = opened(pairs_of({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
     alone = found_lines(tab)
     tab.run("document.querySelector('.at-once').focus()")
     tab.press(" ")
@@ -156,7 +156,7 @@ def test_packed_answers_are_unpacked_in_the_browser_as_they_were(opened):
         ids = np.arange(len(values))
         models["a"]["d", f"d_p{number}"] = statistics.Column(ids, values)
         models["b"]["d", f"d_p{number}"] = statistics.Column(ids, values[::-1])
-    tab = opened(made(models))
+    tab = opened(pairs_of(models))
     data = "pairTables[0].data"
     for place, label in enumerate(("a", "b")):
         answers = f"unpackAnswers({data}.tasks, {data}.models[{place}])"
@@ -169,7 +169,7 @@ def test_packed_answers_are_unpacked_in_the_browser_as_they_were(opened):
 
 def test_numbers_are_rounded_as_those_of_the_tables(opened):
     rng = np.random.default_rng(11)
-    tab = opened(made({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
+    tab = opened(pairs_of({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
     # Of 400 rows, each fourth mean lies half way between two tenths, such as 12.25.
     values = [*np.arange(-400, 401) / 4, *(100 * np.arange(1, 300) / 300)]
     shown = tab.run(f"{[float(v) for v in values]}.map((one) => shownNumber(one))")
@@ -182,7 +182,7 @@ def test_of_many_different_scores_two_decimals_are_kept(opened):
         {("d", "d_p1"): statistics.Column(np.arange(900), rng.uniform(0, 100, 900))}
         for _ in range(2)
     ]
-    tab = opened(made({"a": columns[0], "b": columns[1]}))
+    tab = opened(pairs_of({"a": columns[0], "b": columns[1]}))
     assert tab.run("pairTables[0].data.tasks[0].bits") == 16
     gap = statistics.mean(columns[0]) - statistics.mean(columns[1])
     assert found_lines(tab)["mean", ""][0] == pytest.approx(gap, abs=0.005)
@@ -191,10 +191,10 @@ def test_of_many_different_scores_two_decimals_are_kept(opened):
 def test_what_was_chosen_by_these_rows_has_no_interval_and_says_so(opened):
     rng = np.random.default_rng(3)
     models = {"oracle": draw(rng, 0.9), "base": draw(rng, 0.4)}
-    tab = opened(made(models, bounds=("oracle",)))
+    tab = opened(pairs_of(models, bounds=("oracle",)))
     assert {(low, high) for _, low, high in found_lines(tab).values()} == {(None, None)}
-    told = tab.run("document.querySelector('.cautions').innerText")
-    assert "oracle was chosen by these rows: it is a bound" in told
+    cautions = tab.run("document.querySelector('.cautions').innerText")
+    assert "oracle was chosen by these rows: it is a bound" in cautions
     assert tab.run("document.querySelectorAll('.apart, .pair .range').length") == 0
     assert "oracle (a bound)" in tab.run("document.querySelector('select').innerText")
 
@@ -202,22 +202,26 @@ def test_what_was_chosen_by_these_rows_has_no_interval_and_says_so(opened):
 def test_the_best_of_several_experts_is_never_bold_and_says_why(opened):
     rng = np.random.default_rng(4)
     models = {"best": draw(rng, 0.9), "weak": draw(rng, 0.4), "base": draw(rng, 0.4)}
-    tab = opened(made(models, experts=("best", "weak")))
-    told = "document.querySelector('.cautions').innerText"
-    assert "best has the highest mean of 2 experts on these rows" in tab.run(told)
+    tab = opened(pairs_of(models, experts=("best", "weak")))
+    cautions_code = "document.querySelector('.cautions').innerText"
+    assert "best has the highest mean of 2 experts on these rows" in tab.run(
+        cautions_code
+    )
     assert tab.run("document.querySelectorAll('.apart').length") == 0
     tab.run("pairTables[0].selects[0].value = 2; pairTables[0].show()")
-    assert tab.run(told) == ""
-    tab = opened(made(models))
+    assert tab.run(cautions_code) == ""
+    tab = opened(pairs_of(models))
     assert tab.run("document.querySelectorAll('.apart').length") > 3
 
 
 def test_several_trainings_are_told(opened):
     rng = np.random.default_rng(5)
     models = {"one": draw(rng, 0.6), "other": draw(rng, 0.5)}
-    tab = opened(made(models, num_trainings=3))
-    told = tab.run("document.querySelector('.cautions').innerText")
-    assert "one is the mean of 3 trainings: these intervals are of rows alone" in told
+    tab = opened(pairs_of(models, num_trainings=3))
+    cautions = tab.run("document.querySelector('.cautions').innerText")
+    assert (
+        "one is the mean of 3 trainings: these intervals are of rows alone" in cautions
+    )
 
 
 def test_rows_that_differ_alike_and_single_rows_have_no_interval(opened):
@@ -228,7 +232,7 @@ def test_rows_that_differ_alike_and_single_rows_have_no_interval(opened):
         }
         for label, score in (("a", 100 / 3), ("b", 100.0))
     }
-    tab = opened(made(columns))
+    tab = opened(pairs_of(columns))
     assert found_lines(tab) == {
         ("mean", ""): [-66.6667, None, None],
         **{
@@ -241,7 +245,7 @@ def test_tasks_that_one_of_two_lacks_are_left_out_and_with_them_the_means(opened
     rng = np.random.default_rng(6)
     whole, another = draw(rng, 0.6), draw(rng, 0.5)
     part = {key: column for key, column in whole.items() if key[1] != "quail_p2"}
-    tab = opened(made({"whole": whole, "part": part, "other": another}))
+    tab = opened(pairs_of({"whole": whole, "part": part, "other": another}))
     lines = found_lines(tab)
     assert ("mean", "") not in lines
     assert {place for place in lines if place[0] == "quail"} == {
@@ -257,7 +261,7 @@ def test_tasks_that_one_of_two_lacks_are_left_out_and_with_them_the_means(opened
 
 def test_a_reader_swaps_two_and_folds_a_dataset_by_keys(opened):
     rng = np.random.default_rng(7)
-    tab = opened(made({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
+    tab = opened(pairs_of({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
     before = found_lines(tab)["mean", ""]
     tab.run("document.querySelector('.swap').focus()")
     tab.press("Enter")
@@ -274,7 +278,7 @@ def test_a_reader_swaps_two_and_folds_a_dataset_by_keys(opened):
 
 def test_hostile_names_are_text(opened, hostile):
     rng = np.random.default_rng(8)
-    tab = opened(made({hostile: draw(rng, 0.6), f"{hostile}2": draw(rng, 0.5)}))
+    tab = opened(pairs_of({hostile: draw(rng, 0.6), f"{hostile}2": draw(rng, 0.5)}))
     heads = "[...document.querySelectorAll('.pair thead th')].map((h) => h.innerText)"
     assert tab.run(heads)[1:3] == [hostile, f"{hostile}2"]
     assert tab.run("document.querySelectorAll('script').length") == 2
@@ -283,16 +287,16 @@ def test_hostile_names_are_text(opened, hostile):
 def test_what_would_make_a_page_too_large_is_left_out_and_told(monkeypatch):
     rng = np.random.default_rng(9)
     models = {f"m{i}": draw(rng, 0.5) for i in range(5)}
-    drawn = pairs.draw(made(models, experts=[*models]))
+    drawn = pairs.draw(pairs_of(models, experts=[*models]))
     size = len(json.loads(drawn["data"])["models"][0]["answers"])
     monkeypatch.setattr(pairs, "MOST_CHARACTERS", 3 * size)
-    assert pairs.draw(made(models))["left_out"] == 2
-    assert len(json.loads(pairs.draw(made(models))["data"])["models"]) == 3
+    assert pairs.draw(pairs_of(models))["left_out"] == 2
+    assert len(json.loads(pairs.draw(pairs_of(models))["data"])["models"]) == 3
 
 
 def test_a_reader_sorts_by_the_difference_and_opens_all_datasets(opened):
     rng = np.random.default_rng(10)
-    tab = opened(made({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
+    tab = opened(pairs_of({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
     names = "[...document.querySelectorAll('.pair tbody th')].map((h) => h.innerText)"
     as_they_come = tab.run(names)
     lines = found_lines(tab)

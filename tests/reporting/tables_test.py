@@ -139,8 +139,8 @@ def test_a_terminal_shows_the_first_and_last_rows_of_a_long_table():
         "row 287",
         "row 296",
     }
-    told = "276 of 297 rows are not shown; all are in here/tables.md."
-    assert short.notes == (told, "why")
+    note = "276 of 297 rows are not shown; all are in here/tables.md."
+    assert short.notes == (note, "why")
     for number in (1, 40):
         part = tables.TextTable("t", ("", "n"), rows[:number])
         assert tables.shortened(part, rest="x") == part

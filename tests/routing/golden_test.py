@@ -47,8 +47,8 @@ def test_arrow_adds_to_rows_what_peft_adds(stacked, case):
     weights = CASES[case].weigh({"direction": arrows}, x, None, EXPERTS)
     spec = lora.Lora(rank=RANK, alpha=2.0 * RANK)
     outputs = np.zeros((1, TOKENS, OUTPUTS), np.float32)
-    made = spec.mix(None, params, x, outputs, weights)
-    np.testing.assert_allclose(made[0], GOLDEN[case], rtol=1e-5, atol=1e-5)
+    mixed_outputs = spec.mix(None, params, x, outputs, weights)
+    np.testing.assert_allclose(mixed_outputs[0], GOLDEN[case], rtol=1e-5, atol=1e-5)
 
 
 def test_every_number_of_peft_is_looked_at():

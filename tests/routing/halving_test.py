@@ -14,21 +14,21 @@ def world(chances, seed=0):
     names = [f"e{number}" for number in range(len(chances))]
     right = rng.random((len(chances), len(ROWS))) < np.array(chances)[:, None]
     share = rng.random(right.shape) / 10 + np.array(chances)[:, None] / 2
-    asked = []
+    calls = []
 
     def score(of, rows):
-        asked.append((tuple(of), tuple(rows)))
+        calls.append((tuple(of), tuple(rows)))
         places = np.ix_([names.index(n) for n in of], [r - ROWS[0] for r in rows])
         return np.stack([right[places].astype(float), share[places]])
 
-    return names, score, asked, right
+    return names, score, calls, right
 
 
 def test_halves_see_twice_as_many_rows_by_hand():
-    names, score, asked, right = world([1, 0, 0, 0, 0])
+    names, score, calls, right = world([1, 0, 0, 0, 0])
     halved = halving.halve(names, ROWS, score, first_rows=4)
-    assert [len(of) for of, _ in asked] == [5, 3, 2]
-    assert [rows for _, rows in asked] == [ROWS[:4], ROWS[4:8], ROWS[8:]]
+    assert [len(of) for of, _ in calls] == [5, 3, 2]
+    assert [rows for _, rows in calls] == [ROWS[:4], ROWS[4:8], ROWS[8:]]
     assert halved.num_scored == 5 * 4 + 3 * 4 + 2 * 8
     assert halved.order[0] == "e0"
     assert sorted(halved.order) == names
@@ -40,9 +40,9 @@ def test_halves_see_twice_as_many_rows_by_hand():
 
 
 def test_with_all_rows_at_once_it_is_the_best_on_them():
-    names, score, asked, right = world([0.3, 0.6, 0.5, 0.4])
+    names, score, calls, right = world([0.3, 0.6, 0.5, 0.4])
     halved = halving.halve(names, ROWS, score, first_rows=len(ROWS))
-    assert len(asked) == 1
+    assert len(calls) == 1
     means = right.mean(axis=1)
     assert means[names.index(halved.order[0])] == means.max()
     values = [means[names.index(name)] for name in halved.order]
@@ -67,10 +67,10 @@ def test_the_order_of_names_changes_nothing():
 
 
 def test_one_expert_is_scored_once_and_taken():
-    _, score, asked, _ = world([0.5])
+    _, score, calls, _ = world([0.5])
     halved = halving.halve(["e0"], ROWS, score, first_rows=4)
     assert halved.order == ("e0",)
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("first_rows", [2, 16])

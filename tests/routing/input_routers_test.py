@@ -18,7 +18,7 @@ CHOICES = np.random.default_rng(3).integers(2, 96, (3, 2, 5)).astype(np.int32)
 MASK = np.ones((3, 2), bool)
 
 
-def made(kind, router):
+def mixture_of(kind, router):
     spec = KINDS[kind]
     _, base, adapters = experts_of(spec, EXPERTS)
     params = trees.join(base, mixture.stack(adapters))
@@ -82,7 +82,7 @@ def naive_logo(effects, router):
 def test_weights_are_those_of_the_paper_in_plain_numpy(kind, place, signal, token):
     """Each row alone and unpadded, against all in one batch."""
     router = input_routers.Logo(top_k=2, signal=signal, token=token)
-    model, params, adapters = made(kind, router)
+    model, params, adapters = mixture_of(kind, router)
     weights = input_routers.make_weigh_fn(model, router)(params, INPUTS)
     assert weights.shape == (len(INPUTS), EXPERTS)
     for row, of_batch in zip(INPUTS[:2], weights, strict=False):
@@ -100,7 +100,7 @@ def test_weights_are_those_of_the_paper_in_plain_numpy(kind, place, signal, toke
 def test_each_input_is_scored_as_by_its_own_fixed_weights(kind):
     place = {"ia3": "attention/key", "of_a_user": "mlp/wo"}.get(kind, "")
     router = input_routers.Logo(top_k=2, place=place)
-    model, params, _ = made(kind, router)
+    model, params, _ = mixture_of(kind, router)
     program, spec = scoring.make_score_fn(model), model.adapters.spec
     score = input_routers.weighing_first(program, model, spec)
     scores = score(params, INPUTS, CHOICES, MASK)
@@ -117,7 +117,7 @@ def test_each_input_is_scored_as_by_its_own_fixed_weights(kind):
 @pytest.mark.slow
 def test_decoding_writes_what_its_own_fixed_weights_write():
     router = input_routers.Logo(top_k=2)
-    model, params, _ = made("serial", router)
+    model, params, _ = mixture_of("serial", router)
     ids = np.arange(3, dtype=np.int32)
 
     def decoder(of):
@@ -151,7 +151,7 @@ def test_the_chosen_experts_alone_give_the_same_scores():
 
 def test_padding_and_the_rest_of_a_batch_change_no_weight():
     router = input_routers.Logo(top_k=3, token="mean")
-    model, params, _ = made("serial", router)
+    model, params, _ = mixture_of("serial", router)
     weigh = jax.jit(input_routers.make_weigh_fn(model, router))
     together = weigh(params, INPUTS)
     wider = weigh(params, np.pad(INPUTS[1:2], ((0, 0), (0, 5))))
@@ -169,13 +169,13 @@ def test_shares_keep_the_greatest_and_their_proportions():
 
 def test_a_place_without_adapters_is_refused():
     router = input_routers.Logo(place="mlp/hidden")
-    model, params, _ = made("serial", router)
+    model, params, _ = mixture_of("serial", router)
     with pytest.raises(errors.ConfigError, match=r"Logo\.place"):
         input_routers.make_weigh_fn(model, router)(params, INPUTS)
 
 
 def test_other_programs_are_left_as_they_are():
-    model, _, _ = made("serial", token_routers.EffectNorm())
+    model, _, _ = mixture_of("serial", token_routers.EffectNorm())
     program = scoring.make_score_fn(model)
     assert input_routers.weighing_first(program, model, model.adapters.spec) is program
     assert input_routers.weighing_first(program, t5.T5(model.config), None) is program

@@ -65,7 +65,7 @@ def routers_of(spec):
     Factors of (IA)3 change each channel by itself: there is no direction for Arrow.
     """
     without = ("Arrow",) if isinstance(spec, ia3.Ia3) else ()
-    return {name: made for name, made in ROUTERS.items() if name not in without}
+    return {name: router for name, router in ROUTERS.items() if name not in without}
 
 
 def rows_of(rng, number, skills):
@@ -93,20 +93,20 @@ def rows_of(rng, number, skills):
 
 def swapped(answers, owners, secret):
     """Returns answers as the owners' experts give them."""
-    given = answers.copy()
+    swapped_answers = answers.copy()
     words = answers[:, 1::2] - _FIRST_WORD - owners * WORDS
-    given[:, 1::2] = _FIRST_WORD + owners * WORDS + secret[owners, words]
-    return given
+    swapped_answers[:, 1::2] = _FIRST_WORD + owners * WORDS + secret[owners, words]
+    return swapped_answers
 
 
 def secrets(rng):
     """Returns what each skill makes of its words: no word stays."""
     turns = rng.integers(1, WORDS, SKILLS)
     order = np.stack([rng.permutation(WORDS) for _ in range(SKILLS)])
-    made = np.empty_like(order)
+    permutations = np.empty_like(order)
     for skill, turn in enumerate(turns):
-        made[skill][order[skill]] = np.roll(order[skill], turn)
-    return made
+        permutations[skill][order[skill]] = np.roll(order[skill], turn)
+    return permutations
 
 
 def batch_of(inputs, answers):
@@ -163,8 +163,8 @@ class World:
 def base_of(seed=0, steps=300):
     """Returns a base that copies."""
     rng = np.random.default_rng(seed)
-    made = [batch_of(*rows_of(rng, 32, SKILLS)[:2]) for _ in range(steps)]
-    batches = jax.tree.map(lambda *each: np.stack(each), *made)
+    step_batches = [batch_of(*rows_of(rng, 32, SKILLS)[:2]) for _ in range(steps)]
+    batches = jax.tree.map(lambda *each: np.stack(each), *step_batches)
     model = t5.T5(SHAPE)
     start = t5.init_params(model, seed=seed)
     # What words of a skill have in common is half of the variance of an embedding.
@@ -191,14 +191,14 @@ def world(kind, seed=0, steps=0):
     steps = steps or usual_steps
     secret, spec = secrets(rng), _SPECS[kind]
     base = base_of(seed) if steps > 10 else base_of(seed, steps)
-    made = []
+    batches_by_skill = []
     for skill in range(SKILLS):
         of_skill = []
         for _ in range(steps):
             inputs, answers, (_, owners) = rows_of(rng, 32, [skill])
             of_skill.append(batch_of(inputs, swapped(answers, owners, secret)))
-        made.append(jax.tree.map(lambda *each: np.stack(each), *of_skill))
-    batches = jax.tree.map(lambda *each: np.stack(each), *made)
+        batches_by_skill.append(jax.tree.map(lambda *each: np.stack(each), *of_skill))
+    batches = jax.tree.map(lambda *each: np.stack(each), *batches_by_skill)
     model = t5.T5(SHAPE, spec.adapter_fn(SHAPE.emb_dim))
     starts = [
         trees.split(t5.init_params(model, seed=seed + n), "_adapter/")[0]
@@ -256,7 +256,7 @@ def records(of, settings=SETTINGS):
 def mixed(of, router, recorded):
     """Returns a model of all experts with a router, and its parameters."""
     has_direction = isinstance(router, token_routers.Arrow)
-    made = mixture.Mixture(
+    mixture_spec = mixture.Mixture(
         of=of.spec,
         num_experts=SKILLS,
         router=router,
@@ -270,7 +270,7 @@ def mixed(of, router, recorded):
         for name in router.shapes(1)
     }
     params = trees.replace(of.base, mixture.stack(of.experts))
-    model = t5.T5(SHAPE, made.adapter_fn(SHAPE.emb_dim))
+    model = t5.T5(SHAPE, mixture_spec.adapter_fn(SHAPE.emb_dim))
     return model, trees.replace(params, trees.unflatten(leaves))
 
 

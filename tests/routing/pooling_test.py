@@ -21,15 +21,17 @@ def scores_of(log_probs, is_answer=None):
 
 def test_a_pool_is_the_weighted_geometric_mean_of_probabilities():
     """By hand: sqrt(0.8 * 0.2) = 0.4 and sqrt(0.1 * 0.4) = 0.2."""
-    given = [[np.log([0.8, 0.1])], [np.log([0.2, 0.4])]]
-    (row,) = pooling.pooled([0.5, 0.5], given)
+    log_probs = [[np.log([0.8, 0.1])], [np.log([0.2, 0.4])]]
+    (row,) = pooling.pooled([0.5, 0.5], log_probs)
     np.testing.assert_allclose(np.exp(row), [0.4, 0.2], rtol=1e-12)
 
 
 def test_an_expert_of_weight_one_has_its_own_scores():
     random = np.random.default_rng(0)
-    given = [[random.normal(size=n) for n in (2, 3, 4)] for _ in range(3)]
-    for row, alone in zip(pooling.pooled([0, 1, 0], given), given[1], strict=True):
+    log_probs = [[random.normal(size=n) for n in (2, 3, 4)] for _ in range(3)]
+    for row, alone in zip(
+        pooling.pooled([0, 1, 0], log_probs), log_probs[1], strict=True
+    ):
         np.testing.assert_array_equal(row, alone)
 
 
@@ -50,14 +52,14 @@ def test_experts_that_scored_other_rows_are_refused():
 
 def test_the_preference_of_a_place_is_its_mean_over_rows():
     """By hand: means of the pool are -2 and -4, half of their difference each."""
-    given = scores_of([[[-1.0, -5.0], [-3.0, -3.0]], [[-3.0, -5.0], [-1.0, -3.0]]])
-    assert pooling.place_means([0.5, 0.5], given) == pytest.approx((1.0, -1.0))
+    log_probs = scores_of([[[-1.0, -5.0], [-3.0, -3.0]], [[-3.0, -5.0], [-1.0, -3.0]]])
+    assert pooling.place_means([0.5, 0.5], log_probs) == pytest.approx((1.0, -1.0))
 
 
 def test_rows_of_unlike_choices_tell_no_preference():
     is_answer = [[True, True, True], [True, True, False]]
-    given = scores_of(np.zeros((1, 2, 3)), is_answer)
-    assert pooling.place_means([1.0], given) == ()
+    log_probs = scores_of(np.zeros((1, 2, 3)), is_answer)
+    assert pooling.place_means([1.0], log_probs) == ()
 
 
 def test_a_model_that_only_prefers_a_place_is_at_chance_without_it():

@@ -39,8 +39,8 @@ def test_queries_like_nothing_vote_for_the_first_by_name():
 
 def test_the_order_of_experts_texts_and_queries_changes_nothing():
     texts_of = {"b": ["cat sat", "cat"], "a": ["cat", "dog ran"]}
-    asked = ["cat", "dog", "sat"]
+    queries = ["cat", "dog", "sat"]
     turned = {name: rows[::-1] for name, rows in reversed(texts_of.items())}
-    assert texts.votes(texts_of, asked) == texts.votes(turned, asked[::-1])
+    assert texts.votes(texts_of, queries) == texts.votes(turned, queries[::-1])
     # A tie goes to the first by name.
-    assert texts.votes(texts_of, asked)[0] == ("a", 2)
+    assert texts.votes(texts_of, queries)[0] == ("a", 2)

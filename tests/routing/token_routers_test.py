@@ -135,16 +135,16 @@ def test_fixed_weights_are_the_same_everywhere_and_even_by_default(seen):
     read, norms = seen
     even = token_routers.Fixed().weigh({}, read, norms, 4)
     np.testing.assert_array_equal(even, np.full((2, 3, 4), 0.25, np.float32))
-    given = token_routers.Fixed(weights=(1.0, -2.0)).weigh({}, read, norms, 2)
-    np.testing.assert_array_equal(given[1, 2], [1.0, -2.0])
+    weights = token_routers.Fixed(weights=(1.0, -2.0)).weigh({}, read, norms, 2)
+    np.testing.assert_array_equal(weights[1, 2], [1.0, -2.0])
     with pytest.raises(errors.ConfigError, match="for 3 experts"):
         token_routers.Fixed(weights=(1.0, 2.0)).weigh({}, read, norms, 3)
 
 
 def test_weights_of_a_first_stage_are_those_of_its_parameters_everywhere(seen):
     read, norms = seen
-    given = {"weight": np.array([0.75, 0.25], np.float32)}
-    weights = token_routers.FirstStage().weigh(given, read, norms, 2)
+    params = {"weight": np.array([0.75, 0.25], np.float32)}
+    weights = token_routers.FirstStage().weigh(params, read, norms, 2)
     expected = token_routers.Fixed(weights=(0.75, 0.25)).weigh({}, read, norms, 2)
     np.testing.assert_array_equal(weights, expected)
 
@@ -159,8 +159,8 @@ def random_weights(read, seed=0):
 def test_a_random_router_gives_each_expert_its_share_of_alike_tokens():
     """Also of tokens that have most of what is read in common, as in a real model."""
     rng = np.random.default_rng(0)
-    common, own = rng.normal(size=32), rng.normal(size=(4000, 32))
-    read = (3 * common + own).astype(np.float32)
+    common, individual = rng.normal(size=32), rng.normal(size=(4000, 32))
+    read = (3 * common + individual).astype(np.float32)
     weights, others = random_weights(read), random_weights(read, seed=1)
     # Of a fair choice, 4 standard errors of a share are 0.027.
     np.testing.assert_allclose(weights.mean(axis=0), 0.25, atol=0.03)
@@ -208,12 +208,12 @@ def test_scores_ask_devices_for_whole_float32_products(name, seen):
     """By default GPUs would take TF32 for them, and TPUs bfloat16."""
     router, (read, norms) = PRODUCTS[name], seen
     weigh = functools.partial(router.weigh, norms=norms, count=NUM_EXPERTS)
-    made = jax.make_jaxpr(weigh)(params_of(router), read)
+    jaxpr = jax.make_jaxpr(weigh)(params_of(router), read)
     products = [
-        equation for equation in made.eqns if equation.primitive.name == "dot_general"
+        equation for equation in jaxpr.eqns if equation.primitive.name == "dot_general"
     ]
-    (told,) = {product.params["precision"] for product in products}
-    assert told == (jax.lax.Precision.HIGHEST,) * 2
+    (precision,) = {product.params["precision"] for product in products}
+    assert precision == (jax.lax.Precision.HIGHEST,) * 2
 
 
 @pytest.mark.parametrize("change", [{"top_k": 0}, {"temperature": 0.0}])
