@@ -33,17 +33,17 @@ def brought_along(names):
     """Returns the distributions that come with some, themselves included."""
     distributions, todo = set(), [Requirement(name) for name in names]
     while todo:
-        wanted = todo.pop()
-        key = (wanted.name.lower().replace("_", "-"), *sorted(wanted.extras))
+        requirement = todo.pop()
+        key = (requirement.name.lower().replace("_", "-"), *sorted(requirement.extras))
         if key in distributions:
             continue
         distributions.add(key)
         try:
-            lines = importlib.metadata.requires(wanted.name) or ()
+            lines = importlib.metadata.requires(requirement.name) or ()
         except importlib.metadata.PackageNotFoundError:
             continue  # of another system
         for line in map(Requirement, lines):
-            extras = ("", *wanted.extras)
+            extras = ("", *requirement.extras)
             if line.marker is None or any(
                 line.marker.evaluate({"extra": extra}) for extra in extras
             ):

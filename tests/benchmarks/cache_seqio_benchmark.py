@@ -96,20 +96,20 @@ def with_seqio(pairs, vocab, data_options, *, slices):
     count = 0
     for name, split in pairs:
         task = tasks.registry.task(name)
-        theirs = seqio_tasks.to_seqio(
+        seqio_task = seqio_tasks.to_seqio(
             task, vocabulary=vocab, features=FEATURES, data_options=data_options
         )
         if not slices:
-            theirs = seqio.Task(
+            seqio_task = seqio.Task(
                 name,
                 source=seqio.FunctionDataSource(
-                    generated(task, data_options), splits=theirs.splits
+                    generated(task, data_options), splits=seqio_task.splits
                 ),
-                preprocessors=theirs.preprocessors,
-                output_features=theirs.output_features,
+                preprocessors=seqio_task.preprocessors,
+                output_features=seqio_task.output_features,
             )
         lengths = {"inputs": FEATURES.inputs_length, "targets": FEATURES.targets_length}
-        dataset = theirs.get_dataset(lengths, split, shuffle=False)
+        dataset = seqio_task.get_dataset(lengths, split, shuffle=False)
         count += sum(1 for _ in dataset.as_numpy_iterator())
     return count
 

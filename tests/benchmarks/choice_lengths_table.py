@@ -47,13 +47,13 @@ def shares(
       lengths: Of each row, tokens [choices].
       labels: Places of the right choices.
     """
-    told = []
+    row_shares = []
     for of_row, tokens, label in zip(scores, lengths, labels, strict=True):
         is_short = tokens == tokens.min()
         if is_short.all():
             continue
         means = of_row / tokens
-        told.append(
+        row_shares.append(
             (
                 is_short[of_row == of_row.max()].mean(),
                 is_short[means == means.max()].mean(),
@@ -61,10 +61,12 @@ def shares(
                 is_short[label],
             )
         )
-    if not told:
+    if not row_shares:
         return None
-    by_sum, by_mean, by_chance, by_label = (100.0 * np.mean(told, axis=0)).tolist()
-    return Shares(by_sum, by_mean, by_chance, by_label, len(told))
+    by_sum, by_mean, by_chance, by_label = (
+        100.0 * np.mean(row_shares, axis=0)
+    ).tolist()
+    return Shares(by_sum, by_mean, by_chance, by_label, len(row_shares))
 
 
 def of_rows(
@@ -97,23 +99,23 @@ def of_rows(
         arrays = store.per_example(row)
         examples = [by_id[int(number)] for number in arrays["example_ids"]]
         ends = np.cumsum(arrays[counts].astype(int))[:-1]
-        told = shares(
+        row_shares = shares(
             np.split(arrays["scores"], ends),
             [np.array([*map(len, example.choices)]) for example in examples],
             [example.label for example in examples],
         )
-        if told is not None:
-            yield row, told
+        if row_shares is not None:
+            yield row, row_shares
 
 
-def render(told: Sequence[tuple[results.ResultRow, Shares]]) -> str:
+def render(rows_with_shares: Sequence[tuple[results.ResultRow, Shares]]) -> str:
     """Returns a line for the base and one for the experts on each task."""
     lines = [
         "| task | rows | model | by the sum | by the mean | chance | labels |",
         "|" + "---|" * 7,
     ]
     by_task: dict[str, list[tuple[results.ResultRow, Shares]]] = {}
-    for row, of_row in told:
+    for row, of_row in rows_with_shares:
         by_task.setdefault(row.task, []).append((row, of_row))
     for task, pairs in sorted(by_task.items()):
         groups: Mapping[str, list[Shares]] = {
@@ -142,8 +144,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--asking", action="store_true")
-    given = parser.parse_args(arguments)
-    print(render([*of_rows(given.folder, asking=given.asking)]))
+    options = parser.parse_args(arguments)
+    print(render([*of_rows(options.folder, asking=options.asking)]))
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def measure(ways, repeats):
     return tokens, {name: min(each) for name, each in secs.items()}
 
 
-def compare(model, params, theirs, args, batch_size):
+def compare(model, params, hugging_face, args, batch_size):
     """Returns the figures of one batch size."""
     rng = np.random.default_rng(0)
     shape = (batch_size, args.inputs_length)
@@ -154,9 +154,9 @@ def compare(model, params, theirs, args, batch_size):
         "recomputed": lambda: recompute(params, inputs),
         "beams": lambda: np.asarray(beams(params, inputs, ids)),
     }
-    if theirs:
-        ways["huggingface"] = lambda: theirs.decode(inputs, 1)
-        ways["huggingface_beams"] = lambda: theirs.decode(inputs, BEAMS.num_beams)
+    if hugging_face:
+        ways["huggingface"] = lambda: hugging_face.decode(inputs, 1)
+        ways["huggingface_beams"] = lambda: hugging_face.decode(inputs, BEAMS.num_beams)
     tokens, secs = measure(ways, args.repeats)
     # The end token aside, every row runs to the greatest length.
     counts = {
@@ -166,7 +166,7 @@ def compare(model, params, theirs, args, batch_size):
     row = {f"{n}_tokens_per_sec": round(counts[n] / secs[n], 1) for n in ways}
     row["cached_over_recomputed"] = round(secs["recomputed"] / secs["cached"], 2)
     row["recomputed_equal"] = bool(np.all(tokens["recomputed"] == tokens["cached"]))
-    if theirs:
+    if hugging_face:
         for ours, theirs_way in (
             ("cached", "huggingface"),
             ("beams", "huggingface_beams"),
@@ -193,21 +193,23 @@ def main():
     )
     model = t5.T5(shape)
     params = t5.init_params(model, seed=0)
-    theirs = None
+    hugging_face = None
     if has_transformers(args.hf_python):
-        theirs = HuggingFace(args.hf_python, shape, params, args.length)
+        hugging_face = HuggingFace(args.hf_python, shape, params, args.length)
     row = {
         "benchmark": "decode",
         "length": args.length,
-        "huggingface": theirs.versions
-        if theirs
+        "huggingface": hugging_face.versions
+        if hugging_face
         else f"not compared: {args.hf_python} has no torch and transformers",
         "load_before": round(os.getloadavg()[0], 2),
     }
     for batch_size in (1, 32):
-        row[f"batch_{batch_size}"] = compare(model, params, theirs, args, batch_size)
-    if theirs:
-        theirs.close()
+        row[f"batch_{batch_size}"] = compare(
+            model, params, hugging_face, args, batch_size
+        )
+    if hugging_face:
+        hugging_face.close()
     print(json.dumps(row))
 
 

@@ -103,17 +103,17 @@ def choose_tasks(suite, count):
 def run_way(way, gin_file, bindings, names, num_processes):
     """Returns the figures of one way: totals, and real tokens per second."""
     folder = pathlib.Path(bindings["MODEL_DIR"])
-    mine = {**bindings, "options.Results.experts_dir": f"{folder}/{way}"}
+    bindings_of_way = {**bindings, "options.Results.experts_dir": f"{folder}/{way}"}
     shutil.rmtree(folder / way, ignore_errors=True)
     shutil.rmtree(folder / "work", ignore_errors=True)
     if way != "fleet":
-        mine["options.Fleet.size"] = 0
+        bindings_of_way["options.Fleet.size"] = 0
     spread = [i * len(names) // num_processes for i in range(num_processes)]
     shards = spread if way == "processes" else [None]
     runs = []
     for index in shards:
         shard = {} if index is None else {"SHARD": f"{index}/{len(names)}"}
-        runs.append(elm("elm_train", gin_file, {**mine, **shard}))
+        runs.append(elm("elm_train", gin_file, {**bindings_of_way, **shard}))
     factor = len(names) / num_processes if way == "processes" else 1
     tokens = count_tokens(folder) * factor
     wall_secs, cpu_secs = (factor * sum(r[i] for r in runs) for i in (0, 1))
@@ -223,8 +223,8 @@ def main():
     args = parser.parse_args()
     if args.tiny:
         args.size, args.steps, args.experts, args.processes = "tiny", 2, 3, 1
-    with tempfile.TemporaryDirectory() as made:
-        folder = args.folder or made
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or temporary
         gin_file, bindings, names = prepare(folder, args)
         ways = {
             way: run_way(way, gin_file, bindings, names, args.processes)

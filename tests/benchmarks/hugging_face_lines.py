@@ -132,8 +132,10 @@ def main():
         run_there(sys.argv[1])
     counts = {}
     for task in TASKS:
-        here, there = globals()[f"{task}_here"], globals()[f"{task}_there"]
-        counts[task] = {"here": count_lines(here), "there": count_lines(there)}
+        counts[task] = {
+            place: count_lines(globals()[f"{task}_{place}"])
+            for place in ("here", "there")
+        }
     print(json.dumps({"benchmark": "lines", **counts}))
 
 

@@ -135,9 +135,9 @@ def main():
         shapes = save_base(folder, shape)
         copies = precision.in_compute_dtype(shape, trees.unflatten(shapes))
         sizes = [leaf.size * 4 for leaf in shapes.values()]
-        told = {"bytes_on_disk": sum(sizes), "largest": max(sizes)}
-        told |= {"copy": trees.count_bytes(copies)}
-        print(json.dumps(told), flush=True)  # noqa: T201
+        sizes_on_disk = {"bytes_on_disk": sum(sizes), "largest": max(sizes)}
+        sizes_on_disk |= {"copy": trees.count_bytes(copies)}
+        print(json.dumps(sizes_on_disk), flush=True)  # noqa: T201
         for what, code in (("training", TRAINING), ("evaluation", EVALUATION)):
             print(json.dumps(measure(what, code, folder)), flush=True)  # noqa: T201
     finally:

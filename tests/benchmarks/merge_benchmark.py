@@ -109,9 +109,9 @@ def pattern(kind):
     return patterns.get(kind, expert_parts.DATASET_EXPERT)
 
 
-def make_statistics(folder, asked, sizes):
+def make_statistics(folder, options, sizes):
     """Writes what the method needs to have measured with an expert; parts' bytes."""
-    method = methods.of(asked.method)
+    method = methods.of(options.method)
     like = {
         n: Leaf(s, np.dtype(np.float32), 1, lambda: iter(())) for n, s in sizes.items()
     }
@@ -215,42 +215,42 @@ def merge(folder, name):
     return float(secs), float(cpu), int(peak_kb) * 1024
 
 
-def make_experts(folder, asked, sizes, base_sizes):
+def make_experts(folder, options, sizes, base_sizes):
     """Makes what is not there yet of `folder`; a killed call leaves no half expert."""
-    made = {"at_once": asked.at_once}
+    storage = {"at_once": options.at_once}
     if not (folder / "base").is_dir():
-        make_expert(folder / "base", base_sizes, 0, "dataset", None, **made)
+        make_expert(folder / "base", base_sizes, 0, "dataset", None, **storage)
     first = folder / "experts" / "expert_0"
-    for seed in range(asked.num_experts):
+    for seed in range(options.num_experts):
         place = folder / "experts" / f"expert_{seed}"
         if place.is_dir():
             continue
-        if seed and asked.linked:
+        if seed and options.linked:
             shutil.copytree(first, place, copy_function=os.link)
         else:
-            spec = spec_of(asked.kind, asked.rank)
-            make_expert(place, sizes, seed, asked.kind, spec, **made)
+            spec = spec_of(options.kind, options.rank)
+            make_expert(place, sizes, seed, options.kind, spec, **storage)
 
 
-def measure(folder, asked, out_bytes):
+def measure(folder, options, out_bytes):
     """Returns seconds and the processor's seconds of each part, and the peak."""
-    secs: dict[str, list[float]] = {part: [] for part in asked.parts}
-    cpu_secs: dict[str, list[float]] = {part: [] for part in asked.parts}
-    peak: dict[str, list[float]] = {part: [] for part in asked.parts}
+    secs: dict[str, list[float]] = {part: [] for part in options.parts}
+    cpu_secs: dict[str, list[float]] = {part: [] for part in options.parts}
+    peak: dict[str, list[float]] = {part: [] for part in options.parts}
     copies = {
         "files": lambda: copy_files(folder, out_bytes),
         "store": lambda: copy_store(folder),
     }
-    for part in [*asked.parts] * asked.rounds:
+    for part in [*options.parts] * options.rounds:
         forget(folder)
         begun, cpu = time.monotonic(), time.process_time()
         if part == "merge":
-            numbers = merge(folder, asked.method)
+            numbers = merge(folder, options.method)
         else:
             copies[part]()
             numbers = time.monotonic() - begun, time.process_time() - cpu, 0
-        for kept, number in zip((secs, cpu_secs, peak), numbers, strict=True):
-            kept[part].append(number)
+        for samples, number in zip((secs, cpu_secs, peak), numbers, strict=True):
+            samples[part].append(number)
     medians = [
         {n: statistics.median(v) for n, v in d.items()} for d in (secs, cpu_secs)
     ]
@@ -271,39 +271,39 @@ def main():
     parser.add_argument("--linked", action="store_true")
     parser.add_argument("--folder", default=tempfile.gettempdir())
     parser.add_argument("--kept", type=pathlib.Path)
-    asked = parser.parse_args()
-    spec = spec_of(asked.kind, asked.rank)
-    sizes, base_sizes = shapes(asked.width, asked.num_layers, asked.kind, spec)
-    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
-        folder = asked.kept or pathlib.Path(name)
-        make_experts(folder, asked, sizes, base_sizes)
+    options = parser.parse_args()
+    spec = spec_of(options.kind, options.rank)
+    sizes, base_sizes = shapes(options.width, options.num_layers, options.kind, spec)
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = options.kept or pathlib.Path(name)
+        make_experts(folder, options, sizes, base_sizes)
         first = folder / "experts" / "expert_0"
         opened, _ = streaming.open_expert(first, block_bytes=1)
         stored = max(x.rows * leaf_parts.row_bytes(x) for x in opened.values())
-        stored = max(stored, make_statistics(folder, asked, sizes))
+        stored = max(stored, make_statistics(folder, options, sizes))
         out_bytes = sum(
             path.stat().st_size for path in first.rglob("*") if path.is_file()
         )
-        secs, cpu_secs, peak = measure(folder, asked, out_bytes)
+        secs, cpu_secs, peak = measure(folder, options, out_bytes)
     expert_bytes = sum(4 * int(np.prod(shape)) for shape in sizes.values())
     row = {
         "benchmark": "merge",
-        "method": asked.method,
-        "kind": asked.kind,
-        "num_experts": asked.num_experts,
-        "stored": "as trainings do" if asked.at_once else "as merges do",
-        "linked": asked.linked,
+        "method": options.method,
+        "kind": options.kind,
+        "num_experts": options.num_experts,
+        "stored": "as trainings do" if options.at_once else "as merges do",
+        "linked": options.linked,
         "expert_gb": round(expert_bytes / 1e9, 3),
         "largest_part_gb": round(stored / 1e9, 3),
         "peak_gb": round(peak / 1e9, 3),
-        "bar_gb": round(((asked.num_experts + 3) * stored + 2**30) / 1e9, 3),
+        "bar_gb": round(((options.num_experts + 3) * stored + 2**30) / 1e9, 3),
         **{f"{part}_secs": round(value, 2) for part, value in secs.items()},
         **{f"{part}_cpu_secs": round(value, 1) for part, value in cpu_secs.items()},
         **{
-            f"{part}_over_merge{what}": round(taken[part] / taken["merge"], 3)
-            for what, taken in (("", secs), ("_cpu", cpu_secs))
-            for part in asked.parts
-            if "merge" in taken and part != "merge"
+            f"{part}_over_merge{what}": round(part_secs[part] / part_secs["merge"], 3)
+            for what, part_secs in (("", secs), ("_cpu", cpu_secs))
+            for part in options.parts
+            if "merge" in part_secs and part != "merge"
         },
         "load": [round(load, 1) for load in os.getloadavg()],
     }

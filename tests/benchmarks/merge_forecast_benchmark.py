@@ -57,12 +57,12 @@ def losses(folders, base, data, num_rows):
     return points_lost
 
 
-def correlation(told, lost):
+def correlation(predicted, lost):
     """Returns Spearman's rank correlation over pairs, and its interval."""
     upper = [*itertools.combinations(range(len(lost)), 2)]
 
     def of(pairs):
-        both = [(told[p], lost[p]) for p in pairs if np.isfinite(told[p])]
+        both = [(predicted[p], lost[p]) for p in pairs if np.isfinite(predicted[p])]
         if len({*both}) < 2:  # noqa: PLR2004 - of one pair there is no order
             return np.nan
         return float(stats.spearmanr(*zip(*both, strict=True)).statistic)
@@ -82,12 +82,12 @@ def main(arguments):
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--experts", default="dataset_experts")
     parser.add_argument("--num_rows", type=int, default=60)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     begun = time.process_time()
-    place = {"{MODEL_DIR}": f"{given.folder}", "{PACKAGE}": f"{paths.PACKAGE}"}
+    place = {"{MODEL_DIR}": f"{options.folder}", "{PACKAGE}": f"{paths.PACKAGE}"}
     data = DATA.opened(lambda text: paths.fill(text, place))
-    base = loaded.Base.load(given.folder / "base")
-    every = sorted((given.folder / given.experts).iterdir())
+    base = loaded.Base.load(options.folder / "base")
+    every = sorted((options.folder / options.experts).iterdir())
     folders = [
         folder
         for folder in every
@@ -97,8 +97,8 @@ def main(arguments):
         )
     ]
     comparison = compare.of_experts([loaded.Expert.load(f) for f in folders], base)
-    lost = losses(folders, base, data, given.num_rows)
-    told = {
+    lost = losses(folders, base, data, options.num_rows)
+    forecasts = {
         "forecast": comparison.forecast,
         "minus_cosine": -comparison.cosine,
         "conflict": comparison.mean("conflict"),
@@ -107,10 +107,10 @@ def main(arguments):
     defined = lost[np.isfinite(lost)]
     line = {
         "experts": [folder.name for folder in folders],
-        "rows_per_task": given.num_rows,
+        "rows_per_task": options.num_rows,
         "mean_loss": round(float(defined.mean()), 2),
         "greatest_loss": round(float(defined.max()), 2),
-        "rank_correlation": {n: correlation(v, lost) for n, v in told.items()},
+        "rank_correlation": {n: correlation(v, lost) for n, v in forecasts.items()},
         "cpu_secs": round(time.process_time() - begun),
     }
     print(json.dumps(line))

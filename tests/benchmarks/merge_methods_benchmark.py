@@ -82,7 +82,7 @@ def main():
             methods.of(name).merge(experts, base=base, beside=beside, marks=marks)
             seconds = time.process_time() - begun
             wall_seconds = time.monotonic() - started
-        told = {
+        row = {
             "benchmark": "merge_methods",
             "method": name,
             **sizes,
@@ -93,7 +93,7 @@ def main():
             "peak_gb": round(peak_kb() / 1e6, 2),
             "load": [round(load, 1) for load in os.getloadavg()],
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -82,13 +82,13 @@ class Rows:
         self.names: dict[str, set[str]] = {}
         shown: list[results.ResultRow] = []
         for store in stores:
-            asked = [
+            rows_of_seeds = [
                 row
                 for row in store.rows().where(metric="accuracy")
                 if _is_shown(row, tables) and _key(row)[1] in (None, *seeds)
             ]
-            shown += asked
-            for row in naming.newest(asked):
+            shown += rows_of_seeds
+            for row in naming.newest(rows_of_seeds):
                 key = _key(row)
                 if key in self._cells:
                     _check_equal(self._cells[key], row, ("expert_fingerprint", "value"))
@@ -229,12 +229,15 @@ def gaps(
     if baseline not in scores:
         return {}
     others = {name: score for name, score in scores.items() if name != baseline}
-    told = {}
+    gap_cells = {}
     for name, comparison in comparisons.against(scores[baseline], others).items():
         ends = comparison.simultaneous
         mark = "*" if ends.low > 0 or ends.high < 0 else ""
-        told[name] = interval(comparison.gap, mark, sign="+"), comparison.gap.low > 0
-    return told
+        gap_cells[name] = (
+            interval(comparison.gap, mark, sign="+"),
+            comparison.gap.low > 0,
+        )
+    return gap_cells
 
 
 def estimated(
@@ -332,24 +335,24 @@ def main(arguments: Sequence[str]) -> None:
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--lora", action="store_true")
     other.add_argument("--real", action="store_true")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     tables, ends = TABLES, ("", "_merging")
-    if given.lora:
+    if options.lora:
         tables, ends = LORA_TABLES, ("_merging_lora",)
-    elif given.real:
+    elif options.real:
         tables, ends = REAL_TABLES, ("_routing",)
-    files = [given.folder / f"results{end}.jsonl" for end in ends]
-    seeds = [int(seed) for seed in given.seeds.split(",")]
+    files = [options.folder / f"results{end}.jsonl" for end in ends]
+    seeds = [int(seed) for seed in options.seeds.split(",")]
     rows = Rows([result_store.ResultStore(path) for path in files], seeds, tables)
-    told = [render(rows, table) for table in tables]
-    if all(NO_MEAN in text for text in told):
+    table_texts = [render(rows, table) for table in tables]
+    if all(NO_MEAN in text for text in table_texts):
         raise errors.DataError(
-            found=f"no rows of all trainings {seeds} in {given.folder}",
+            found=f"no rows of all trainings {seeds} in {options.folder}",
             expected="those of launch/merging_study.sh",
             do="Run it, or name the seeds that it has run",
         )
     print(f"Trainings: {', '.join(map(str, seeds))}.\n")
-    print("\n\n".join(told))
+    print("\n\n".join(table_texts))
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def test_an_expert_that_lacks_rows_is_named_where_the_random_expert_is_not(
 
 
 @pytest.mark.parametrize(
-    ("seed", "fields", "told"),
+    ("seed", "fields", "message"),
     [
         (2, {"settings": "12345678"}, "settings"),
         (2, {"library": "grown"}, "library"),
@@ -239,7 +239,7 @@ def test_an_expert_that_lacks_rows_is_named_where_the_random_expert_is_not(
         (2, {"seed": 7}, "seed"),
     ],
 )
-def test_rows_that_cannot_be_compared_are_refused(folder, seed, fields, told):
+def test_rows_that_cannot_be_compared_are_refused(folder, seed, fields, message):
     store = result_store.ResultStore(folder / "results_merging.jsonl")
     for number, changed in ((1, {}), (seed, fields)):
         record(
@@ -252,7 +252,7 @@ def test_rows_that_cannot_be_compared_are_refused(folder, seed, fields, told):
             **changed,
         )
     store.finish()
-    with pytest.raises(errors.DataError, match=told):
+    with pytest.raises(errors.DataError, match=message):
         merging_study_table.main([str(folder), "--seeds=1,2"])
 
 
@@ -286,9 +286,9 @@ def test_its_names_are_those_of_the_gin_files():
             for group in table.settings.values()
             for name in group
         }
-        given = re.findall(r'(?:expert_)?name = "(\w+)"', "".join(texts))
-        assert len(given) > 40
-        assert sorted({*given} - names) == []
+        expert_names = re.findall(r'(?:expert_)?name = "(\w+)"', "".join(texts))
+        assert len(expert_names) > 40
+        assert sorted({*expert_names} - names) == []
     tasks_of = re.findall(
         r'"(pocket_\w+)",\n', (parts / "pocket_held_in.gin").read_text()
     )

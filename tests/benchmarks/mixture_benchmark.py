@@ -40,10 +40,10 @@ def make_experts(spec, shape, num_experts):
 def mixed(spec, shape, base, experts, top_k, only_chosen=False):
     """Returns a score function and the parameters of a mixture."""
     router = token_routers.Arrow(top_k=top_k)
-    made = mixture.Mixture(
+    mixture_spec = mixture.Mixture(
         of=spec, num_experts=len(experts), router=router, only_chosen=only_chosen
     )
-    model = t5.T5(shape, made.adapter_fn(shape.emb_dim))
+    model = t5.T5(shape, mixture_spec.adapter_fn(shape.emb_dim))
     leaves = {
         **trees.flatten(trees.split(base, "_adapter/")[1]),
         **trees.flatten(mixture.stack([each for each, _ in experts])),

@@ -27,9 +27,9 @@ def main():
     from elm_jax.compiling import roofline, targets, topology
     from elm_jax.runs.compiling import programs, result
 
-    asked = json.load(sys.stdin)
-    target = targets.find(asked["target"])
-    program = programs.from_json(asked["program"])
+    request = json.load(sys.stdin)
+    target = targets.find(request["target"])
+    program = programs.from_json(request["program"])
     devices = topology.devices(target)[: program.devices.count]
     begun = time.monotonic()
     lowered = programs.lower(program, devices)
@@ -65,14 +65,16 @@ def memory_of(text):
     from elm_jax.runs.compiling import result
 
     sizes = dict.fromkeys(("arguments", "outputs", "aliased", "temporaries"), 0)
-    for size, told in re.findall(r"^allocation \d+: size (\d+), (.*)$", text, re.M):
-        is_result = "maybe-live-out" in told
-        if "parameter" in told:
+    for size, description in re.findall(
+        r"^allocation \d+: size (\d+), (.*)$", text, re.M
+    ):
+        is_result = "maybe-live-out" in description
+        if "parameter" in description:
             sizes["arguments"] += int(size)
             sizes["aliased"] += is_result * int(size)
         if is_result:
             sizes["outputs"] += int(size)
-        elif "preallocated-temp" in told:
+        elif "preallocated-temp" in description:
             sizes["temporaries"] += int(size)
     return result.Memory(code=0, **sizes)
 

@@ -29,12 +29,12 @@ def main():
     args = parser.parse_args()
     steps = {"steps": 2} if args.tiny else {}
     for kind in planted.KINDS:
-        told = collections.defaultdict(list)
+        outcomes = collections.defaultdict(list)
         for seed in range(1 if args.tiny else args.seeds):
             world = planted.world(kind, seed, **steps)
             for name, outcome in planted.every_way(world).items():
-                told[name].append(outcome)
-        for name, each in told.items():
+                outcomes[name].append(outcome)
+        for name, each in outcomes.items():
             row = {"benchmark": "planted", "kind": kind, "way": name}
             row["right"] = mean(outcome.right for outcome in each)
             for side in ("", "encoder/", "decoder/"):

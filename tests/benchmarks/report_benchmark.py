@@ -44,8 +44,8 @@ def main() -> None:
         figures = MEASURED[options.measure](pathlib.Path(options.folder), size)
         print(json.dumps(figures))
         return
-    with tempfile.TemporaryDirectory() as made:
-        folder = pathlib.Path(options.folder or made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(options.folder or temporary)
         row = {"benchmark": "report", "experts": size.num_experts}
         row |= {"prompts": len(size.names), "rows_of_a_dataset": size.num_rows}
         if not (folder / "results.jsonl").exists():

@@ -90,33 +90,33 @@ LIBRARIES = {
 
 def main(_: list[str]) -> None:
     """Prints a line for each kind of world."""
-    for name in _asked(WORLDS):
+    for name in _selected(WORLDS):
         world = WORLDS[name]
         counts = statistics_worlds.run(world, num_worlds=_NUM_WORLDS.value)
         shares = counts.shares()
-        shares.pop("regret" if world.planted else "found")
+        shares.pop("regret" if world.planted else "detected")
         _tell(name, shares)
-    for name in _asked(CHOICES):
+    for name in _selected(CHOICES):
         world, number = CHOICES[name], _NUM_WORLDS.value
         _tell(name, statistics_worlds.run_choices(world, num_worlds=number))
-    for name in _asked(LIBRARIES):
+    for name in _selected(LIBRARIES):
         library, number = LIBRARIES[name], _NUM_WORLDS.value
         _tell(name, statistics_worlds.run_library(library, num_worlds=number))
 
 
-def _asked(names: Iterable[str]) -> list[str]:
+def _selected(names: Iterable[str]) -> list[str]:
     return [name for name in names if _ONLY.value in name]
 
 
 def _tell(name: str, shares: dict[str, float]) -> None:
     number = _NUM_WORLDS.value
-    told = ", ".join(
+    shares_text = ", ".join(
         f"{key} {value:+.2f} points"
         if key.endswith("_bias")
         else f"{key} {value:.1f} ± {statistics_worlds.error_of(value, number):.1f}"
         for key, value in shares.items()
     )
-    print(f"{name} ({number} worlds): {told}", flush=True)
+    print(f"{name} ({number} worlds): {shares_text}", flush=True)
 
 
 if __name__ == "__main__":

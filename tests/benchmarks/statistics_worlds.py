@@ -79,7 +79,7 @@ class Counts:
       worlds: Number of worlds.
       called_better: Some way was stressed, or better than the first one by intervals
         that hold all at once.
-      found: The first expert was chosen, and better than the first way by the
+      detected: The first expert was chosen, and better than the first way by the
         interval of the cross-fitted choice.
       single: The interval of a mean held the truth.
       paired: That of a difference.
@@ -92,7 +92,7 @@ class Counts:
 
     worlds: int = 0
     called_better: int = 0
-    found: int = 0
+    detected: int = 0
     single: int = 0
     paired: int = 0
     chosen: int = 0
@@ -172,7 +172,7 @@ def _judge(
         gap = (fitted.best_single.estimate - ways[0]).interval
         regret = (fitted.best_per_prompt.estimate - ways[1]).interval
         counts.regret += regret.low <= 0 <= regret.high
-        counts.found += share == 1 and gap.low > 0
+        counts.detected += share == 1 and gap.low > 0
         ways += [fitted.best_single.estimate, fitted.best_per_prompt.estimate]
     compared = comparisons.against(ways[0], {str(i): w for i, w in enumerate(ways[1:])})
     intervals = [comparison.simultaneous for comparison in compared.values()]

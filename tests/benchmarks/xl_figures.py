@@ -116,8 +116,10 @@ def operations(program, remat):
     """
     trained, frozen = program.params
     model = dataclasses.replace(program.model, remat=remat)
-    one = cost.train_flops(model, program.batch, trainable=trained, frozen=frozen)
-    return one * program.num_lanes
+    lane_flops = cost.train_flops(
+        model, program.batch, trainable=trained, frozen=frozen
+    )
+    return lane_flops * program.num_lanes
 
 
 def main():

@@ -13,11 +13,11 @@ ROWS = planner_table.read_table()
 
 def with_work(row, **work):
     compiled = row["compiled"]
-    given = {
+    defaults = {
         **{"flops": 0, "num_bytes": 0, "collectives": []},
         **{"compute_secs": 0.0, "message_secs": 0.0},
     }
-    return row | {"compiled": compiled | {"work": given | work}}
+    return row | {"compiled": compiled | {"work": defaults | work}}
 
 
 @pytest.mark.slow
@@ -55,10 +55,10 @@ def test_an_aim_is_missed_by_too_many_bytes_or_operations():
 
 def test_operations_are_those_of_all_lanes_and_devices():
     program = xl_figures.programs.from_json(ROWS[xl_figures.AIMS[1].row]["program"])
-    one = xl_figures.dataclasses.replace(program, num_lanes=1)
+    one_lane = xl_figures.dataclasses.replace(program, num_lanes=1)
     assert program.num_lanes == 8
     assert xl_figures.operations(program, "none") == 8 * xl_figures.operations(
-        one, "none"
+        one_lane, "none"
     )
 
 

@@ -53,11 +53,11 @@ def test_without_matching_the_average_is_another_expert(expert):
     permuted = with_units_in((2, 0, 1), expert)
     plain = averages.Uniform().merge([expert, permuted]).params
     sample = kinds.sample("bottleneck")
-    there, wanted = (
+    average_outputs, expected = (
         kinds.does(each, sample.start, sample.beside) for each in (plain, expert)
     )
     unit = f"{PLACE}".replace("layers", "layers_0")
-    assert np.abs(there[unit] - wanted[unit]).max() > 0.1
+    assert np.abs(average_outputs[unit] - expected[unit]).max() > 0.1
 
 
 def test_each_layer_has_an_order_of_its_own(expert):
@@ -95,11 +95,11 @@ def test_methods_match_units_unless_they_are_told_not_to(name, expert):
 
     def merged(**more):
         merging = methods.of(name, **option, **more)
-        given = sample.arguments(merging)
+        arguments = sample.arguments(merging)
         if merging.needs_statistics:
-            statistics = given["statistics"][0]
-            given["statistics"] = [statistics, moved(name, statistics)]
-        both = merging.merge([expert, permuted], **given, marks=["a", "b"])
+            statistics = arguments["statistics"][0]
+            arguments["statistics"] = [statistics, moved(name, statistics)]
+        both = merging.merge([expert, permuted], **arguments, marks=["a", "b"])
         return kinds.does(both.params, sample.start, sample.beside)
 
     def moved(name, statistics):
@@ -112,10 +112,10 @@ def test_methods_match_units_unless_they_are_told_not_to(name, expert):
                 leaves[leaf] = rows.take((2, 0, 1), axis=-2)
         return leaves
 
-    wanted = kinds.does(expert, sample.start, sample.beside)
+    expected = kinds.does(expert, sample.start, sample.beside)
     if name != "tsv_merge":  # which keeps a part of each expert's directions
         outputs = merged()
-        for unit, value in wanted.items():
+        for unit, value in expected.items():
             np.testing.assert_allclose(outputs[unit], value, atol=2e-5)
     unit = f"{PLACE}".replace("layers", "layers_0")
     assert np.abs(merged(align=False)[unit] - merged()[unit]).max() > 0.1
@@ -136,7 +136,9 @@ def test_averages_by_statistics_copy_neither_experts_nor_what_was_measured(name)
 
     every = [sample(shapes) for _ in range(24)]
     measured = [sample(shapes if name == "fisher" else inputs) for _ in every]
-    given = sum(leaf.nbytes for each in every + measured for leaf in each.values())
+    input_bytes = sum(
+        leaf.nbytes for each in every + measured for leaf in each.values()
+    )
     experts, statistics = ([*map(trees.unflatten, e)] for e in (every, measured))
     beside = effects.beside(experts[0])
     tracemalloc.start()
@@ -145,4 +147,4 @@ def test_averages_by_statistics_copy_neither_experts_nor_what_was_measured(name)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < given / 4
+    assert most < input_bytes / 4

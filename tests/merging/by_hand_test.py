@@ -123,13 +123,13 @@ def merged(name, options, changes, start):
     experts = [
         {"w": (start + np.array(change)).astype(np.float64)} for change in changes
     ]
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if merging.needs_base:
-        given["base"] = {"w": start.astype(np.float64)}
+        arguments["base"] = {"w": start.astype(np.float64)}
     if merging.needs_statistics:
         measured = STATISTICS[name]
-        given["statistics"] = [{"w": np.array(each, float)} for each in measured]
-    return merging.merge(experts, **given, marks=MARKS).params["w"] - start
+        arguments["statistics"] = [{"w": np.array(each, float)} for each in measured]
+    return merging.merge(experts, **arguments, marks=MARKS).params["w"] - start
 
 
 @pytest.mark.parametrize(("name", "options", "changes", "expected"), EXAMPLES)
@@ -173,11 +173,11 @@ def adapters(name, experts, beside, **options):
         trees.unflatten({n: np.array(leaf, float) for n, leaf in expert.items()})
         for expert in experts
     ]
-    given: dict[str, Any] = {"base": {}} if merging.needs_base else {}
+    arguments: dict[str, Any] = {"base": {}} if merging.needs_base else {}
     if merging.needs_statistics:
         hidden = ([[2.0], [0.0]], [[1.0], [1.0]])
-        given["statistics"] = [{"a/up": np.array(each)} for each in hidden]
-    done = merging.merge(trees_of, beside=beside, marks=MARKS, **given)
+        arguments["statistics"] = [{"a/up": np.array(each)} for each in hidden]
+    done = merging.merge(trees_of, beside=beside, marks=MARKS, **arguments)
     return trees.flatten(done.params), done
 
 
@@ -273,19 +273,19 @@ ROWS, LIMIT = 10_000, 0.025
 @pytest.mark.parametrize("name", ["dare", "dare_ties"])
 def test_chance_keeps_the_share_of_the_density_and_their_sum(name):
     change = np.tile([[1.0, 2.0, -4.0]], (ROWS, 1))
-    kept = merged(name, {"density": 0.3}, [change], np.zeros(change.shape))
-    np.testing.assert_allclose((kept != 0).mean(axis=0), 0.3, atol=LIMIT)
+    sparse = merged(name, {"density": 0.3}, [change], np.zeros(change.shape))
+    np.testing.assert_allclose((sparse != 0).mean(axis=0), 0.3, atol=LIMIT)
     # Each number that is left is 1 / 0.3 times as great.
-    np.testing.assert_allclose(kept.mean(axis=0), change[0], rtol=LIMIT / 0.3)
-    chosen = kept[kept != 0]
+    np.testing.assert_allclose(sparse.mean(axis=0), change[0], rtol=LIMIT / 0.3)
+    chosen = sparse[sparse != 0]
     assert {*np.round(chosen, 9)} == {*np.round(np.array([1, 2, -4]) / 0.3, 9)}
 
 
 def test_della_keeps_numbers_by_a_chance_that_grows_with_their_rank_in_a_row():
     change = np.tile([[-3.0, 0.5, 9.0, 1.0, -4.0]], (ROWS, 1))
     options = {"density": 0.4, "spread": 0.2, "sign": "all", "combine": "sum"}
-    kept = merged("della", options, [change], np.zeros(change.shape))
+    sparse = merged("della", options, [change], np.zeros(change.shape))
     chances = [0.4, 0.2, 0.6, 0.3, 0.5]  # of ranks 3, 1, 5, 2, 4 of 5
-    np.testing.assert_allclose((kept != 0).mean(axis=0), chances, atol=LIMIT)
+    np.testing.assert_allclose((sparse != 0).mean(axis=0), chances, atol=LIMIT)
     # The sum of sizes is that of all.
-    assert np.abs(kept).sum() == pytest.approx(np.abs(change).sum(), rel=1e-9)
+    assert np.abs(sparse).sum() == pytest.approx(np.abs(change).sum(), rel=1e-9)

@@ -25,10 +25,10 @@ def leaf(tree, name):
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_each_layer_and_name_has_its_own_weights(place):
     order = [*itertools.permutations(range(3))][place * 2]
-    given = {name: tuple(w[n] for n in order) for name, w in WEIGHTS.items()}
+    weights_of = {name: tuple(w[n] for n in order) for name, w in WEIGHTS.items()}
     method = by_name.ByName(
         method=averages.Weighted(weights=tuple((1.0, 3.0, 0.0)[n] for n in order)),
-        weights_of=given,
+        weights_of=weights_of,
     )
     merged = method.merge([EXPERTS[n] for n in order]).params
     first, second, third = (leaf(expert, WI) for expert in EXPERTS)

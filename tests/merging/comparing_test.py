@@ -95,8 +95,8 @@ def test_the_pull_of_wide_matrices_is_found_without_matrices_of_their_width():
     for i, j in ((0, 1), (1, 2)):
         apart, ones = small[j] - small[i], (small[i], small[j])
         lost = sum(np.square(apart.T @ change / 2).sum() for change in ones)
-        kept = sum(np.square(change.T @ change).sum() for change in ones)
-        assert comparison.layers[0].pull[i, j] == pytest.approx(lost / kept, rel=1e-6)
+        total = sum(np.square(change.T @ change).sum() for change in ones)
+        assert comparison.layers[0].pull[i, j] == pytest.approx(lost / total, rel=1e-6)
 
 
 def test_experts_that_change_nothing_are_refused():

@@ -52,7 +52,7 @@ def test_dtypes_stay():
 
 
 @pytest.mark.parametrize(
-    ("experts", "options", "told"),
+    ("experts", "options", "message"),
     [
         ([], {}, "no experts"),
         ([expert(1), expert(2, width=4)], {}, "a/down"),
@@ -62,8 +62,8 @@ def test_dtypes_stay():
         ([expert(1)], {"base": {}}, "the base differs"),
     ],
 )
-def test_what_has_no_sum_is_refused(experts, options, told):
-    with pytest.raises(errors.ConfigError, match=told):
+def test_what_has_no_sum_is_refused(experts, options, message):
+    with pytest.raises(errors.ConfigError, match=message):
         merge(experts, **options)
 
 

@@ -37,23 +37,23 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("tool", "theirs", "name", "options"), SAME)
-def test_a_method_gives_what_another_tool_gives(tool, theirs, name, options):
+@pytest.mark.parametrize(("tool", "golden_name", "name", "options"), SAME)
+def test_a_method_gives_what_another_tool_gives(tool, golden_name, name, options):
     merging = methods.of(name, **options)
     experts = [{"w": values} for values in VALUES[: 2 if name == "slerp" else 3]]
-    given = {"base": {"w": VALUES[3]}} if merging.needs_base else {}
-    ours = merging.merge(experts, **given).params["w"]
-    np.testing.assert_allclose(ours, GOLDEN[tool][theirs], atol=2e-6)
+    arguments = {"base": {"w": VALUES[3]}} if merging.needs_base else {}
+    ours = merging.merge(experts, **arguments).params["w"]
+    np.testing.assert_allclose(ours, GOLDEN[tool][golden_name], atol=2e-6)
 
 
 def test_every_number_of_other_tools_is_looked_at():
-    looked = {(tool, theirs) for tool, theirs, *_ in SAME}
-    there = {(tool, name) for tool in ("mergekit", "peft") for name in GOLDEN[tool]}
-    assert looked == there
+    looked = {(tool, golden_name) for tool, golden_name, *_ in SAME}
+    stored = {(tool, name) for tool in ("mergekit", "peft") for name in GOLDEN[tool]}
+    assert looked == stored
 
 
-@pytest.mark.parametrize(("theirs", "rank"), [("cat", 0), ("svd", 3)])
-def test_sums_of_loras_are_those_of_peft(theirs, rank):
+@pytest.mark.parametrize(("combination", "rank"), [("cat", 0), ("svd", 3)])
+def test_sums_of_loras_are_those_of_peft(combination, rank):
     def values(shape, number, half):  # PEFT's matrices are [outputs, inputs]
         places = np.arange(np.prod(shape))
         return np.sin(places * places + 3.0 * number + half).reshape(shape).T
@@ -70,5 +70,5 @@ def test_sums_of_loras_are_those_of_peft(theirs, rank):
     merged = merging.merge(experts, base={}, beside=beside)
     leaves = trees.flatten(merged.params)
     product = 3 / 2 * leaves["q_adapter/a"] @ leaves["q_adapter/b"]  # alpha / rank
-    np.testing.assert_allclose(product.T, GOLDEN["peft_loras"][theirs], atol=2e-6)
+    np.testing.assert_allclose(product.T, GOLDEN["peft_loras"][combination], atol=2e-6)
     assert merged.rank == (rank or 6)

@@ -58,9 +58,11 @@ def test_layers_count_by_how_much_pairs_change_in_them():
     first[:2, 0, 0], second[:, 0, 0] = [1, 2], [3, 4, -5]
     (growth,) = growing.grown([first, second], [range(3)])
     counts = {2: (2, 12), 3: (2 / 3, 47 / 3)}
-    for count, (one, other) in counts.items():
+    for count, (first_weight, second_weight) in counts.items():
         pulls = [by_definition(each[:count]) for each in (first, second)]
-        expected = (one * pulls[0] + other * pulls[1]) / (one + other)
+        expected = (first_weight * pulls[0] + second_weight * pulls[1]) / (
+            first_weight + second_weight
+        )
         assert growth.pulls[count - 1] == pytest.approx(expected)
 
 

@@ -63,12 +63,12 @@ class Sample:
 
     def arguments(self, method):
         """What `method.merge` takes besides the experts."""
-        given: dict[str, Any] = {"beside": self.beside}
+        arguments: dict[str, Any] = {"beside": self.beside}
         if method.needs_base:
-            given["base"] = self.start
+            arguments["base"] = self.start
         if method.needs_statistics:
-            given["statistics"] = self.statistics[method.name]
-        return given
+            arguments["statistics"] = self.statistics[method.name]
+        return arguments
 
     def only(self, *numbers):
         """Some of the experts, by their numbers."""

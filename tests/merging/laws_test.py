@@ -31,8 +31,8 @@ def has(name, option):
 
 def merge(name, sample, marks=(), **options):
     merging = methods.of(name, **options)
-    given = sample.arguments(merging)
-    return merging.merge(sample.experts, **given, marks=marks).params
+    arguments = sample.arguments(merging)
+    return merging.merge(sample.experts, **arguments, marks=marks).params
 
 
 def sample_for(name, kind):
@@ -101,9 +101,11 @@ def zero_scale(name, sample):
         return True
     merged = trees.flatten(merge(name, sample, scale=0.0))
     start = trees.flatten(sample.start)
-    kept = {name: leaf for name, leaf in merged.items() if name in start}
+    base_leaves = {name: leaf for name, leaf in merged.items() if name in start}
     nothing = does(trees.unflatten(merged), sample)
-    return same_bits(kept, start) and not any(each.any() for each in nothing.values())
+    return same_bits(base_leaves, start) and not any(
+        each.any() for each in nothing.values()
+    )
 
 
 def scaling(name, sample):
@@ -115,9 +117,9 @@ def scaling(name, sample):
 
 def sign(name, sample):
     marks = ["a", "b", "c"][: len(sample.experts)]
-    there = does(merge(name, sample, marks), sample)
+    forward = does(merge(name, sample, marks), sample)
     back = does(merge(name, sample.opposite(), marks), sample)
-    return near(back, there, factor=-1.0)
+    return near(back, forward, factor=-1.0)
 
 
 def replay(name, sample):
@@ -157,8 +159,8 @@ def test_every_method_keeps_every_law_for_every_kind_or_says_why_not(name, kind)
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_a_method_breaks_the_laws_that_it_says_it_breaks(name):
     for law in methods.METHODS[name].breaks:
-        kept = [CHECKS[law](name, sample_for(name, kind)) for kind in kinds.SHAPES]
-        assert not all(kept), f"{name} keeps {law}: {method.LAWS[law]}"
+        holds = [CHECKS[law](name, sample_for(name, kind)) for kind in kinds.SHAPES]
+        assert not all(holds), f"{name} keeps {law}: {method.LAWS[law]}"
 
 
 def parts(name, sample):
@@ -187,13 +189,17 @@ def test_layers_that_are_merged_apart_are_those_of_the_whole(name, kind):
     for names in parts(name, sample).values():
         for number, (_, index) in enumerate(layers.units(names[0], flat[0][names[0]])):
             cut = functools.partial(layer_of, names, number, index)
-            given = dict(arguments)
-            if "base" in given:
-                given["base"] = cut(trees.flatten(sample.start))
-            if "statistics" in given:
-                given["statistics"] = [cut(each) for each in given["statistics"]]
-            given["beside"] = effects.beside(cut(flat[0]))
-            part = merging.merge([cut(each) for each in flat], **given, marks=marks)
+            layer_arguments = dict(arguments)
+            if "base" in layer_arguments:
+                layer_arguments["base"] = cut(trees.flatten(sample.start))
+            if "statistics" in layer_arguments:
+                layer_arguments["statistics"] = [
+                    cut(each) for each in layer_arguments["statistics"]
+                ]
+            layer_arguments["beside"] = effects.beside(cut(flat[0]))
+            part = merging.merge(
+                [cut(each) for each in flat], **layer_arguments, marks=marks
+            )
             assert same_bits(part.params, cut(whole))
 
 
@@ -259,6 +265,6 @@ def test_a_method_tells_how_adapters_will_lie(kind, name):
         if all(has(name, option) for option in options):
             merging = methods.of(name, **options)
             merged = merging.merge(sample.experts, **sample.arguments(merging))
-            told = merging.layout(count, rank)
+            layout = merging.layout(count, rank)
             if sample.beside and (merging.needs_base or merging.knows_adapters):
-                assert told == (merged.num_beside, merged.rank)
+                assert layout == (merged.num_beside, merged.rank)

@@ -86,16 +86,16 @@ def test_the_core_is_smaller_than_the_matrices_and_loses_nothing():
     experts = loras(inputs=50, outputs=40)
     lefts = np.stack([expert["q_adapter"]["a"] for expert in experts])
     rights = np.stack([expert["q_adapter"]["b"] for expert in experts])
-    made = core.of(lefts, rights)
-    assert made.matrices.shape == (3, 6, 6)
-    whole = made.left @ made.matrices.some(...) @ made.right
+    small_core = core.of(lefts, rights)
+    assert small_core.matrices.shape == (3, 6, 6)
+    whole = small_core.left @ small_core.matrices.some(...) @ small_core.right
     np.testing.assert_allclose(whole, lefts @ rights, atol=1e-12)
 
 
 def test_equal_loras_have_a_core_of_their_rank():
     (expert,) = loras(count=1)
-    made = core.of(*(np.stack([expert["q_adapter"][n]] * 3) for n in "ab"))
-    assert made.matrices.shape == (3, 2, 2)
+    small_core = core.of(*(np.stack([expert["q_adapter"][n]] * 3) for n in "ab"))
+    assert small_core.matrices.shape == (3, 2, 2)
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 5), (4, 40, 3), (3, 40), (2, 3, 4)])
@@ -160,11 +160,11 @@ def test_filtered_wudi_is_gradient_descent_that_stops_early():
     grams = [d @ d.T / np.square(d).sum() for d in changes]
     gram = sum(grams)
     most = np.linalg.eigvalsh(gram)[-1]
-    here, steps = np.sum(changes, axis=0), 20000
+    point, steps = np.sum(changes, axis=0), 20000
     target = sum(g @ d for g, d in zip(grams, changes, strict=True))
     for _ in range(steps):
-        here = here + time / most / steps * (target - gram @ here)
-    np.testing.assert_allclose(filtered, here, atol=1e-3)
+        point = point + time / most / steps * (target - gram @ point)
+    np.testing.assert_allclose(filtered, point, atol=1e-3)
     flow = scipy.linalg.expm(-time / most * gram)
     start = np.sum(changes, axis=0)
     exact = np.linalg.solve(gram, target)
@@ -180,8 +180,8 @@ def test_cut_wudi_leaves_directions_of_small_eigenvalues_at_the_sum():
     total = np.sum(changes, axis=0)
     gram = sum(d @ d.T / np.square(d).sum() for d in changes)
     values, vectors = np.linalg.eigh(gram)
-    kept = round(np.sqrt(np.abs(values)).sum() ** 2 / values.sum())
-    rest, first = vectors[:, : len(values) - kept], vectors[:, len(values) - kept :]
+    rank = round(np.sqrt(np.abs(values)).sum() ** 2 / values.sum())
+    rest, first = vectors[:, : len(values) - rank], vectors[:, len(values) - rank :]
     np.testing.assert_allclose(rest.T @ cut, rest.T @ total, atol=1e-9)
     np.testing.assert_allclose(first.T @ cut, first.T @ whole, atol=1e-6)
 
@@ -227,9 +227,9 @@ def ace_by_definition(changes, weights, epsilon=0.01, flat_share=0.3):
         (each[t] - weights[t] * mean) @ changes[t] for t in range(count)
     )
     left, values, right = np.linalg.svd(solved, full_matrices=False)
-    kept = max(1, int(np.linalg.matrix_rank(solved) * flat_share))
+    num_flat = max(1, int(np.linalg.matrix_rank(solved) * flat_share))
     solution = np.linalg.solve(total + sum(ridges) * ridge + prior, target)
-    return solution + values[:kept].mean() * left[:, :kept] @ right[:kept]
+    return solution + values[:num_flat].mean() * left[:, :num_flat] @ right[:num_flat]
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 5), (4, 5, 20), (5, 6, 6), (3, 30, 4)])
@@ -260,13 +260,13 @@ def test_knots_by_gram_matrices_is_that_by_singular_vectors(shape):
     count, rows, columns = shape
     left, sizes, right = np.linalg.svd(changes.reshape(-1, columns), False)
     parts = left.reshape(count, rows, -1)
-    kept = np.zeros_like(parts)
+    sparse = np.zeros_like(parts)
     for number, part in enumerate(parts):
         least = np.sort(np.abs(part), axis=None)[-max(1, int(0.2 * part.size))]
-        kept[number] = np.where(np.abs(part) >= least, part, 0.0)
-    elected = np.where(kept.sum(axis=0) >= 0, 1.0, -1.0)
-    agree = np.sign(kept) == elected
-    merged = (kept * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1)
+        sparse[number] = np.where(np.abs(part) >= least, part, 0.0)
+    elected = np.where(sparse.sum(axis=0) >= 0, 1.0, -1.0)
+    agree = np.sign(sparse) == elected
+    merged = (sparse * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1)
     expected = (merged * sizes) @ right
     np.testing.assert_allclose(change("knots", changes), expected, atol=1e-9)
 
@@ -304,8 +304,8 @@ def test_the_greatest_numbers_are_kept_and_of_equal_ones_the_first(density):
     order = np.argsort(-np.abs(numbers), axis=None, kind="stable")
     expected = np.zeros(numbers.size)
     expected[order[:count]] = numbers.ravel()[order[:count]]
-    kept = keeping.magnitude(numbers, density)
-    np.testing.assert_array_equal(kept, expected.reshape(numbers.shape))
+    sparse = keeping.magnitude(numbers, density)
+    np.testing.assert_array_equal(sparse, expected.reshape(numbers.shape))
 
 
 @pytest.mark.parametrize("is_singular", [False, True])

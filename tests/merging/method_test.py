@@ -59,8 +59,8 @@ def test_layers_that_are_summed_apart_by_marks_are_those_of_the_whole():
             parts = [{name: trees.flatten(e)[name][layer]} for e in experts]
             part = summing.merge(parts, base={}, beside={name: side}, marks=marks)
             leaf = trees.flatten(part.params)[name]
-            wanted = trees.flatten(whole)[name][layer]
-            np.testing.assert_array_equal(leaf, wanted)
+            expected_leaf = trees.flatten(whole)[name][layer]
+            np.testing.assert_array_equal(leaf, expected_leaf)
 
 
 def test_statistics_are_refused_by_a_method_that_needs_none():

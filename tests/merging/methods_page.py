@@ -261,12 +261,12 @@ def _shown(default):
 def _scores(rows):
     text = README.read_text("utf-8")
     lines = []
-    for (told, title), labels in zip(STUDY.items(), rows, strict=True):
+    for (study, title), labels in zip(STUDY.items(), rows, strict=True):
         table = readmes.table_after(text, title)
         for label in filter(None, [labels] if isinstance(labels, str) else labels):
             (cells,) = [cells for cells in table if cells[0] == label]
             lines.append(
-                f"| {told}: {label} | {cells[1]} | {cells[2] or 'it is the mean'} |"
+                f"| {study}: {label} | {cells[1]} | {cells[2] or 'it is the mean'} |"
             )
     if not lines:
         return ""

@@ -25,8 +25,8 @@ def test_a_docstring_has_a_formula_a_source_and_how_tools_differ(name):
 
 
 def test_the_page_of_methods_is_that_of_their_docstrings():
-    told = "run python -m tests.merging.methods_page"
-    assert methods_page.PAGE.read_text("utf-8") == methods_page.text(), told
+    advice = "run python -m tests.merging.methods_page"
+    assert methods_page.PAGE.read_text("utf-8") == methods_page.text(), advice
 
 
 def test_every_first_class_method_is_there():

@@ -282,7 +282,7 @@ def test_a_recipe_names_the_method_and_gives_it_back(method):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("recipe", "message"),
     [
         ({}, "whose method is None"),
         ({"method": ["ties"]}, r"whose method is \['ties'\]"),
@@ -306,18 +306,18 @@ def test_a_recipe_names_the_method_and_gives_it_back(method):
         (BY_NAME.recipe() | {"weights_of": [["a", [1.0]]] * 2}, "'a' twice"),
     ],
 )
-def test_a_recipe_that_is_none_is_refused(recipe, told):
-    with pytest.raises(errors.ConfigError, match=told):
+def test_a_recipe_that_is_none_is_refused(recipe, message):
+    with pytest.raises(errors.ConfigError, match=message):
         methods.from_recipe(recipe)
 
 
 def test_the_readme_has_each_method_with_its_unit_and_the_laws_it_breaks():
     path = pathlib.Path(combining.__file__).with_name("README.md")
-    told = {
+    table = {
         row[0].strip("`"): tuple(row[1:5])
         for row in readmes.table_after(path.read_text("utf-8"), "## Methods")
     }
-    assert told == {
+    assert table == {
         name: (
             f"`{method.__module__.rpartition('.')[2]}.{method.__name__}`",
             method().unit,

@@ -25,16 +25,18 @@ def test_the_error_that_is_told_is_that_of_the_outputs():
         sample.experts, base=sample.start, beside=sample.beside
     )
     expected = outputs(wide.params, sample)
-    told = []
+    relative_errors = []
     for count in (1, 2):
         narrowed = narrow(sample, count=count)
         assert narrowed.num_beside == count
         up = trees.flatten(narrowed.params)["encoder/layers/mlp_adapter/up/kernel"]
         assert up.shape == (2, 3 * count, 6)
         error = np.linalg.norm(outputs(narrowed.params, sample) - expected)
-        told.append(narrowed.facts[f"relative_error/{UNIT}/up/kernel"])
-        assert told[-1] == pytest.approx(error / np.linalg.norm(expected), abs=1e-5)
-    assert 1 > told[0] > told[1] > 0
+        relative_errors.append(narrowed.facts[f"relative_error/{UNIT}/up/kernel"])
+        assert relative_errors[-1] == pytest.approx(
+            error / np.linalg.norm(expected), abs=1e-5
+        )
+    assert 1 > relative_errors[0] > relative_errors[1] > 0
 
 
 def test_as_wide_as_all_experts_it_is_the_exact_sum():
@@ -64,11 +66,14 @@ def test_loras_are_cut_to_their_rank():
 
 def test_activations_that_do_not_fit_are_refused_by_name():
     sample = kinds.sample("bottleneck")
-    merging, given = methods.of("narrowed"), sample.arguments(methods.of("narrowed"))
-    given["statistics"] = [{}] * 3
+    merging, arguments = (
+        methods.of("narrowed"),
+        sample.arguments(methods.of("narrowed")),
+    )
+    arguments["statistics"] = [{}] * 3
     with pytest.raises(errors.ConfigError, match="up/kernel: none that are finite"):
-        merging.merge(sample.experts, **given)
+        merging.merge(sample.experts, **arguments)
     (name,) = sample.statistics["narrowed"][0]
-    given["statistics"] = [{name: np.zeros((2, 7, 2))}] * 3
+    arguments["statistics"] = [{name: np.zeros((2, 7, 2))}] * 3
     with pytest.raises(errors.ConfigError, match="6 units of 9"):
-        merging.merge(sample.experts, **given)
+        merging.merge(sample.experts, **arguments)

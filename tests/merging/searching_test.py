@@ -18,16 +18,16 @@ def with_gradient(weights):
 
 
 def test_a_greedy_soup_keeps_what_does_not_make_it_worse():
-    asked = []
+    tried = []
     values = {(0, 2): 0.9, (0, 1, 2): 0.8, (0, 2, 3): 0.9}
 
     def score(members):
-        asked.append(members)
+        tried.append(members)
         return values[members]
 
     soup = searching.greedy_soup([0.7, 0.5, 0.8, 0.1], score)
     # 2 is the best; then 0, 1 and 3 are tried.
-    assert asked == [(0, 2), (0, 1, 2), (0, 2, 3)]
+    assert tried == [(0, 2), (0, 1, 2), (0, 2, 3)]
     np.testing.assert_array_equal(soup.coefficients, [1, 0, 1, 1])
     assert soup.value == 0.9
     assert soup.values == (0.8, 0.9, 0.8, 0.9)
@@ -54,14 +54,14 @@ def test_both_ways_of_lorahub_find_the_least_loss_with_a_penalty():
 
 def test_lorahub_stays_within_its_bound_and_its_steps():
     def far(weights):
-        asked.append(weights.copy())
+        tried.append(weights.copy())
         return -float(weights.sum())
 
-    asked = []
+    tried = []
     best = searching.lorahub(far, 4, bound=0.5, max_steps=20, penalty=0.0)
-    assert len(asked) == len(best.values) <= 20
-    np.testing.assert_array_equal(asked[0], 0)
-    assert np.abs(asked).max() <= 0.5
+    assert len(tried) == len(best.values) <= 20
+    np.testing.assert_array_equal(tried[0], 0)
+    assert np.abs(tried).max() <= 0.5
     np.testing.assert_allclose(best.coefficients, 0.5, atol=1e-6)
 
 

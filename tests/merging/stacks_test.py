@@ -32,12 +32,12 @@ def products_of(count=5, rows=9, rank=2, columns=7):
 
 
 def both(**sizes):
-    given = products_of(**sizes)
-    return given, stacks.Arrays(given.firsts @ given.seconds)
+    factored = products_of(**sizes)
+    return factored, stacks.Arrays(factored.firsts @ factored.seconds)
 
 
-def close(made, expected, tolerance=1e-12):
-    np.testing.assert_allclose(made, expected, rtol=tolerance, atol=tolerance)
+def close(actual, expected, tolerance=1e-12):
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("at_once", [1, 200, 1 << 20])
@@ -48,15 +48,15 @@ def test_equations_are_sums_over_experts_however_many_at_a_time(
 ):
     """To 1e-12: rounding in sums of up to 81 products. Rank 0 stands for arrays."""
     monkeypatch.setattr(stacks, "_AT_ONCE", at_once)
-    given, factors = RNG.normal(size=shape), np.linspace(0.0, 2.0, shape[0])
-    stack: stacks.Matrices = stacks.Arrays(given)
+    changes, factors = RNG.normal(size=shape), np.linspace(0.0, 2.0, shape[0])
+    stack: stacks.Matrices = stacks.Arrays(changes)
     if rank:
         stack = products_of(shape[0], shape[1], rank, shape[2])
-        given = stack.some(...)
+        changes = stack.some(...)
     gram, cubes = stack.equations(factors)
-    each = [f * d @ d.T for f, d in zip(factors, given, strict=True)]
+    each = [f * d @ d.T for f, d in zip(factors, changes, strict=True)]
     close(gram, np.sum(each, axis=0))
-    close(cubes, sum(g @ d for g, d in zip(each, given, strict=True)))
+    close(cubes, sum(g @ d for g, d in zip(each, changes, strict=True)))
     np.testing.assert_array_equal(gram, gram.T)
 
 
@@ -106,8 +106,8 @@ def test_products_come_in_rows_that_are_as_large_as_they_may_be(monkeypatch):
     monkeypatch.setattr(products, "_PART_BYTES", 2 * 280)
     parts = [*stack.parts()]
     assert parts == [slice(n, n + 2) for n in range(0, 10, 2)]
-    made = np.concatenate([stack.some(rows) for rows in parts], axis=1)
-    close(made, arrays.changes)
+    joined = np.concatenate([stack.some(rows) for rows in parts], axis=1)
+    close(joined, arrays.changes)
     monkeypatch.setattr(products, "_PART_BYTES", 1)  # one row is the least
     assert len([*stack.parts()]) == 9
 
@@ -169,16 +169,20 @@ def test_merging_a_few_rows_at_a_time_is_merging_all_at_once(monkeypatch, method
     expected = product(merged(method, experts))
     monkeypatch.setattr(products, "_PART_BYTES", 3 * 6 * 8 * 8)  # of 8 rows
     monkeypatch.setattr(products, "_MOST_BYTES", 0)  # all cores are never made
-    made = product(merged(method, experts))
-    np.testing.assert_allclose(made, expected, atol=1e-9 * np.abs(expected).max())
+    merged_product = product(merged(method, experts))
+    np.testing.assert_allclose(
+        merged_product, expected, atol=1e-9 * np.abs(expected).max()
+    )
 
 
 def test_the_sum_of_loras_is_that_of_their_products():
     """To 1e-12 of sums of 12 products near 1: also where their core is all axes."""
     experts = loras()
-    made = product(merged(spectral.LowRankSum(weights=(1, 2, 0, -1, 1, 3)), experts))
+    merged_product = product(
+        merged(spectral.LowRankSum(weights=(1, 2, 0, -1, 1, 3)), experts)
+    )
     each = zip((1, 2, 0, -1, 1, 3), experts, strict=True)
-    close(made, sum(weight * product(expert) for weight, expert in each))
+    close(merged_product, sum(weight * product(expert) for weight, expert in each))
 
 
 @pytest.mark.parametrize(
@@ -197,11 +201,11 @@ def test_memory_does_not_grow_by_a_core_for_each_expert(monkeypatch, method):
     merged(method, experts)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    told = products.held_bytes((90, 150, 150), 2, has_all=False)
+    bound = products.held_bytes((90, 150, 150), 2, has_all=False)
     if method.ranks_experts:
-        told += (90 * 2 * 300 + 3 * 150 * 150) * 8
-    told += 1 << 16  # of the interpreter, more with newer versions of NumPy
-    assert peak < told < 90 * 150 * 150 * 8 / 2
+        bound += (90 * 2 * 300 + 3 * 150 * 150) * 8
+    bound += 1 << 16  # of the interpreter, more with newer versions of NumPy
+    assert peak < bound < 90 * 150 * 150 * 8 / 2
 
 
 def test_what_needs_all_cores_at_once_is_refused_with_their_bytes():

@@ -36,8 +36,8 @@ def test_few_items_or_numbers_are_made_where_they_are_asked_for(count, numbers):
 
 def test_two_items_are_made_by_two_threads_where_they_are_not_few():
     meeting = threading.Barrier(2, timeout=30)
-    made = threads.each(lambda _: meeting.wait() < 2, range(2), numbers=MANY, few=2)
-    assert made == [True, True]
+    results = threads.each(lambda _: meeting.wait() < 2, range(2), numbers=MANY, few=2)
+    assert results == [True, True]
 
 
 def test_threads_warn_of_no_more_than_who_asks_them():
