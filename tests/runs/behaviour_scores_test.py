@@ -18,7 +18,7 @@ from elm_jax.runs import (
     shards,
 )
 from tests.runs import toy
-from tests.runs.evaluated import STRATEGIES, evaluation, kept
+from tests.runs.evaluated import STRATEGIES, evaluation, score_store
 
 pytestmark = pytest.mark.usefixtures("toy_tasks")
 
@@ -41,24 +41,24 @@ def test_another_router_and_another_run_score_nothing_again(folder, capsys):
 
 @pytest.mark.slow
 def test_an_expert_that_lands_is_scored_and_the_others_are_not(folder, capsys):
-    rows = kept(folder).rows()
+    rows = score_store(folder).rows()
     toy.save_expert(folder, "signs", 3)
     toy.build(folder, experts=("{MODEL_DIR}/experts/signs",)).run()
     capsys.readouterr()
     evaluation(folder).run()
     assert "to score: 2; scored already: 6" in capsys.readouterr().out
-    assert kept(folder).rows()[: len(rows)] == rows
-    assert {row.expert for row in kept(folder).rows()[len(rows) :]} == {"signs"}
+    assert score_store(folder).rows()[: len(rows)] == rows
+    assert {row.expert for row in score_store(folder).rows()[len(rows) :]} == {"signs"}
 
 
 @pytest.mark.slow
 def test_after_a_kill_only_the_rest_is_scored(folder, capsys):
-    path = kept(folder).path
+    path = score_store(folder).path
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:4]) + lines[4][:40])
     evaluation(folder).run()
     assert "to score: 2; scored already: 4" in capsys.readouterr().out
-    assert len(kept(folder).rows()) == 6
+    assert len(score_store(folder).rows()) == 6
 
 
 @pytest.mark.slow
@@ -74,19 +74,19 @@ def test_scores_that_were_altered_are_refused(folder):
 
 @pytest.mark.slow
 def test_other_rows_another_base_and_another_expert_are_scored_anew(folder, capsys):
-    asked = dataclasses.replace(toy.ask(folder), random_seed=9, num_queries=3)
-    evaluation(folder, retrieval=asked).run()
+    retrieval = dataclasses.replace(toy.ask(folder), random_seed=9, num_queries=3)
+    evaluation(folder, retrieval=retrieval).run()
     assert "to score: 6; scored already: 0" in capsys.readouterr().out
-    cells = {row.scoring for row in kept(folder).rows()}
+    cells = {row.scoring for row in score_store(folder).rows()}
     assert len(cells) == 4  # two tasks, each with two sets of rows
-    marks = {(row.expert, row.expert_fingerprint) for row in kept(folder).rows()}
+    marks = {(row.expert, row.expert_fingerprint) for row in score_store(folder).rows()}
     assert len(marks) == 3
 
 
 @pytest.mark.slow
 def test_labels_are_never_read(folder, monkeypatch):
     """With every label another one, all that is kept is the same to the byte."""
-    before = {row.per_example_sha256 for row in kept(folder).rows()}
+    before = {row.per_example_sha256 for row in score_store(folder).rows()}
     shutil.rmtree(folder / "library" / "behaviour")
     plain = token_store.TokenizedDataset.__getitem__
 
@@ -96,10 +96,12 @@ def test_labels_are_never_read(folder, monkeypatch):
 
     monkeypatch.setattr(token_store.TokenizedDataset, "__getitem__", wrong)
     evaluation(folder, results_path="{MODEL_DIR}/other.jsonl").run()
-    assert {row.per_example_sha256 for row in kept(folder).rows()} == before
+    assert {row.per_example_sha256 for row in score_store(folder).rows()} == before
     monkeypatch.undo()
     kinds = {
-        name for row in kept(folder).rows() for name in kept(folder).per_example(row)
+        name
+        for row in score_store(folder).rows()
+        for name in score_store(folder).per_example(row)
     }
     assert kinds == {"example_ids", "choices", "scores"}
 
@@ -124,9 +126,9 @@ def test_a_plan_tells_what_routing_costs(folder):
 def test_comparing_answers_where_there_are_none_is_refused_before_anything_is_scored(
     folder, capsys
 ):
-    asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
+    retrieval = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
     with pytest.raises(errors.ConfigError, match="written_ask"):
-        evaluation(folder, tasks=("written_ask",), retrieval=asked).run()
+        evaluation(folder, tasks=("written_ask",), retrieval=retrieval).run()
     assert "to score" not in capsys.readouterr().out
 
 
@@ -138,18 +140,21 @@ def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(
 
     Those that were cut at the greatest length have no end, are counted, and told.
     """
-    asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
-    given = tuple(
+    retrieval = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
+    behaviour_routers = tuple(
         routers.ByBehaviour(statistic=name)
         for name in ("log_prob", "log_prob_per_token")
     )
     run = evaluation(
-        folder, tasks=("written_ask",), retrieval=asked, strategies=("base", *given)
+        folder,
+        tasks=("written_ask",),
+        retrieval=retrieval,
+        strategies=("base", *behaviour_routers),
     )
     run.run()
     base = loaded.Base.load(folder / "base")
-    (question,) = asked.ask(asked, ("written_ask",), asked.data)
-    data = asked.data.opened(str)
+    (question,) = retrieval.ask(retrieval, ("written_ask",), retrieval.data)
+    data = retrieval.data.opened(str)
     program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
     means, cut = {}, {}
     for name, place in question.experts.items():
@@ -167,19 +172,19 @@ def test_where_tasks_have_no_choices_experts_are_routed_by_what_they_write(
         means[name] = np.mean(scores, axis=0)
     assert np.abs(means["plain"] - means["twice"]).min() > 1e-4  # else luck decides
     rows = row_lines.read_rows(folder / "results.jsonl")
-    for place, router in enumerate(given):
+    for place, router in enumerate(behaviour_routers):
         best = max(means, key=lambda name, place=place: means[name][place])
-        taken = [row.experts for row in rows if row.expert == router.label]
-        assert taken
-        assert all([*experts] == [best] for experts in taken)
-    before = kept(folder).rows()
+        chosen = [row.experts for row in rows if row.expert == router.label]
+        assert chosen
+        assert all([*experts] == [best] for experts in chosen)
+    before = score_store(folder).rows()
     shares = {r.expert: r.answers_cut for r in before if r.task == "written_ask"}
     assert shares == {name: 100 * np.mean(cuts) for name, cuts in cut.items()}
     assert max(shares.values()) > 0
     mean = np.mean([*shares.values()])
     assert f"{mean:.0f} % of the answers that experts wrote" in capsys.readouterr().out
     run.run()
-    assert kept(folder).rows() == before
+    assert score_store(folder).rows() == before
 
 
 def test_shards_add_to_a_librarys_scores_only_where_files_can_be_locked(

@@ -34,11 +34,11 @@ def test_experts_have_the_intervals_of_their_estimates(at_once, monkeypatch):
     assert by_expert.keys() == experts.keys()
     for name, trainings in experts.items():
         estimate = estimates.estimate(trainings, DRAWS, who=name)
-        wanted = {
+        expected = {
             dataset: estimate.of(dataset).interval for dataset in estimate.datasets
         } | {"": estimate.interval}
-        assert by_expert[name].keys() == wanted.keys()
-        for dataset, interval in wanted.items():
+        assert by_expert[name].keys() == expected.keys()
+        for dataset, interval in expected.items():
             assert by_expert[name][dataset].num_rows == interval.num_rows
             np.testing.assert_allclose(
                 [

@@ -41,21 +41,21 @@ def make(folder):
     """Makes two prompt experts, a library of them, and scores."""
     toy.make_library(folder, routed.save_expert)
     for question in questions_of(folder):
-        for place, candidate in enumerate(given_for(folder, question)):
+        for place, candidate in enumerate(candidates_for(folder, question)):
             record(folder, question, candidate, place)
 
 
 def questions_of(folder):
-    asked = toy.ask(folder)
-    return asked.ask(asked, toy.TASKS, asked.data)
+    retrieval = toy.ask(folder)
+    return retrieval.ask(retrieval, toy.TASKS, retrieval.data)
 
 
-def given_for(folder, question):
+def candidates_for(folder, question):
     """Returns the base, two experts, their merge, and those of two token routers."""
     target = strategy.Target(question.task, folder.joinpath, question)
-    given = [candidates.Candidate("base")]
-    given += candidates.of_experts([*question.experts.values()])
-    return given + [
+    choices = [candidates.Candidate("base")]
+    choices += candidates.of_experts([*question.experts.values()])
+    return choices + [
         chooser.choose(target) for chooser in (strategies.MergeAll(), *TOKENS)
     ]
 
@@ -78,7 +78,7 @@ def record(
     store = result_store.ResultStore(folder / to)
     number = (4, 20, 10, 24, 28, 30, 32)[place] + 5 * toy.TASKS.index(question.task)
     values = np.where(ids < number, 100.0, 0.0) if values is None else values
-    given = {
+    fields = {
         "expert": candidate.name,
         "base_fingerprint": bases.read_fingerprint(folder / "base"),
         "expert_fingerprint": candidate.fingerprint,
@@ -91,11 +91,11 @@ def record(
         "checkpoint_step": 1,
         "settings": candidate.settings,
     }
-    cell = results.Cell(**(given | changes))
+    cell = results.Cell(**(fields | changes))
     trace = {"num_rows": 1, "experts": ["plain", "twice"], "places": ["a", "b"]}
     trace |= {"weights": [[0.5, 0.5], [1.0, 0.0]], "pieces": [], "of_pieces": []}
     array = np.frombuffer(json.dumps(trace).encode(), np.uint8)
-    kept = (
+    trace_arrays = (
         {routing_traces.ARRAY: array} if candidate.strategy == "routed_tokens" else {}
     )
     store.record(
@@ -103,7 +103,7 @@ def record(
         run_id="r",
         values={"accuracy": float(values.mean())},
         num_examples=len(ids),
-        per_example={"example_ids": ids, "accuracy": values} | kept,
+        per_example={"example_ids": ids, "accuracy": values} | trace_arrays,
         facts=results.Facts(**candidate.facts(folder)),
     )
 
@@ -111,7 +111,7 @@ def record(
 def recorded_again(folder, questions, to, change):
     """Records all scores into another file; `change` gives what differs, or None."""
     for question in questions:
-        for place, candidate in enumerate(given_for(folder, question)):
+        for place, candidate in enumerate(candidates_for(folder, question)):
             changes = change(question.task, place)
             if changes is not None:
                 record(folder, question, candidate, place, to=to, **changes)
@@ -121,9 +121,9 @@ def table_of(folder, questions, path):
     """Returns the table of each expert, the merge and the token routers."""
     store = result_store.ResultStore(folder / path)
     reported = comparable_rows.ComparableRows(store, {}, SHOWN)
-    given = {q.task: given_for(folder, q) for q in questions}
-    choices = {candidate.name: {} for candidate in [*given.values()][0][1:]}
-    for task, every in given.items():
+    candidates_of = {q.task: candidates_for(folder, q) for q in questions}
+    choices = {candidate.name: {} for candidate in [*candidates_of.values()][0][1:]}
+    for task, every in candidates_of.items():
         for candidate in every[1:]:
             choices[candidate.name][task] = candidate
     scores = router_scores.Scores(reported, questions, "test", "accuracy")
@@ -132,14 +132,14 @@ def table_of(folder, questions, path):
 
 
 def compare(folder, **changes):
-    asked = toy.ask(folder)
-    given = {
+    retrieval = toy.ask(folder)
+    fields = {
         "model_dir": str(folder),
         "tasks": toy.TASKS,
         "data": toy.DATA,
         "initial_checkpoint_path": "{MODEL_DIR}/base",
         "strategies": (*CHOOSING, "merged_all", *TOKENS, UNSCORED),
-        "retrieval": queries.Queries(embedder=asked.embedder, num_queries=2),
+        "retrieval": queries.Queries(embedder=retrieval.embedder, num_queries=2),
         "batch_size": 8,
     }
-    return router_comparison.CompareRouters(**(given | changes))
+    return router_comparison.CompareRouters(**(fields | changes))

@@ -37,18 +37,20 @@ def test_comparing_a_layer_at_a_time_is_comparing_whole_experts(folder, kind):
     assert [layer.name for layer in streamed.layers] == [
         layer.name for layer in whole.layers
     ]
-    for one, other in zip(streamed.layers, whole.layers, strict=True):
+    for streamed_layer, whole_layer in zip(streamed.layers, whole.layers, strict=True):
         for what in ("norms", "products", "conflict", "overlap", "pull"):
-            np.testing.assert_array_equal(getattr(one, what), getattr(other, what))
+            np.testing.assert_array_equal(
+                getattr(streamed_layer, what), getattr(whole_layer, what)
+            )
     for what in ("in_place", "cosine", "norms", "forecast"):
-        made, expected = (getattr(each, what) for each in (streamed, whole))
-        np.testing.assert_allclose(made, expected, rtol=1e-12, atol=1e-12)
-    for made, expected in (
+        actual, expected = (getattr(each, what) for each in (streamed, whole))
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+    for actual, expected in (
         (streamed.alike, whole.alike),
         (streamed.drawn, whole.drawn),
     ):
-        assert made.order == expected.order
-        np.testing.assert_allclose(made.pulls, expected.pulls, rtol=1e-12, atol=1e-12)
+        assert actual.order == expected.order
+        np.testing.assert_allclose(actual.pulls, expected.pulls, rtol=1e-12, atol=1e-12)
 
 
 def leaves_of(number, num_layers, width):
@@ -65,13 +67,15 @@ def leaves_of(number, num_layers, width):
 
 def test_a_comparison_holds_a_few_layers_however_many_there_are():
     """Of 120 layers of four experts, 3.9 MB in float32, less than a third of all."""
-    given = [leaves_of(number, 120, 45) for number in range(4)]
+    expert_leaves = [leaves_of(number, 120, 45) for number in range(4)]
     start = leaves_of(9, 120, 45)
     tracemalloc.start()
-    made = comparing.compare_parts(lambda: compared_leaves._parts(given, start, {}), 4)
+    comparison = comparing.compare_parts(
+        lambda: compared_leaves._parts(expert_leaves, start, {}), 4
+    )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(made.layers) == 120
+    assert len(comparison.layers) == 120
     assert peak < 4 * 120 * 45 * 45 * 4 / 3
 
 
@@ -89,11 +93,11 @@ def run_of(folder, *names):
     )
 
 
-def copied(folder, name, **told):
+def copied(folder, name, **fields):
     """Saves the second LoRA once more, with a manifest that tells something else."""
     params, info = experts.load_expert(folder / "lora" / "lora_2")
     info = dataclasses.replace(
-        info, name=name, adapter={**(info.adapter or {}), **told}
+        info, name=name, adapter={**(info.adapter or {}), **fields}
     )
     experts.save_expert(folder / "copied" / name, params, info)
     return f"copied/{name}"
@@ -124,9 +128,9 @@ def test_loras_that_differ_in_dropout_alone_are_compared_as_they_are(
 
     monkeypatch.setattr(loaded.Base, "load", refuse)
     dropped.run()
-    made, expected = (json.loads(text) for text in (numbers.read_text(), expected))
-    for told in ("norms", "cosine", "forecast"):
-        assert made[told] == expected[told]
+    measured, expected = (json.loads(text) for text in (numbers.read_text(), expected))
+    for field in ("norms", "cosine", "forecast"):
+        assert measured[field] == expected[field]
     with pytest.raises(AssertionError):
         scaled.run()
     capsys.readouterr()
@@ -149,6 +153,9 @@ def test_more_cores_than_fit_are_refused_before_experts_are_read(
     monkeypatch.setattr(products, "_MOST_BYTES", 3 * rank * rank * 8)
     assert run.plan()["experts"]
     monkeypatch.setattr(products, "_MOST_BYTES", 3 * rank * rank * 8 - 1)
-    for told in ("LoRAs of rank", "Compare fewer, or first cut each to a lower rank"):
-        with pytest.raises(errors.ConfigError, match=told):
+    for message in (
+        "LoRAs of rank",
+        "Compare fewer, or first cut each to a lower rank",
+    ):
+        with pytest.raises(errors.ConfigError, match=message):
             run.plan()

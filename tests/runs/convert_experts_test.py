@@ -110,14 +110,14 @@ def test_a_name_that_leads_elsewhere_writes_nothing(folder, tmp_path, name):
     shutil.copytree(folder / "imported/lora", outer / "work/imported/lora")
     sample.rename(outer / "work/imported/lora", name)
     before = sorted(tmp_path.rglob("*"))
-    here = {"model_dir": str(outer / "work")}
+    model_dir = {"model_dir": str(outer / "work")}
     expert = {"expert_path": "{MODEL_DIR}/imported/lora"}
     base = {"initial_checkpoint_path": "{MODEL_DIR}/base"}
     for run in (
-        convert_experts.ExportPeft(experts="{MODEL_DIR}/imported/*", **here),
-        convert_experts.FoldExpert(**expert, **base, **here),
-        export.ExportHuggingFace(**expert, **here),
-        export.ExportT5X(**expert, **here),
+        convert_experts.ExportPeft(experts="{MODEL_DIR}/imported/*", **model_dir),
+        convert_experts.FoldExpert(**expert, **base, **model_dir),
+        export.ExportHuggingFace(**expert, **model_dir),
+        export.ExportT5X(**expert, **model_dir),
     ):
         for act in (run.plan, run.run):
             with pytest.raises(errors.CheckpointError, match="1 to 200"):

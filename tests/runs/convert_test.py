@@ -71,14 +71,14 @@ def test_a_base_goes_to_t5x_and_back(tmp_path, file_format):
 
 @pytest.mark.slow
 def test_bfloat16_stays_so_on_disk_and_is_float32_in_memory(tmp_path):
-    kept = import_t5x(tmp_path / "kept", "plain_legacy_bf16")
+    narrow = import_t5x(tmp_path / "kept", "plain_legacy_bf16")
     wide = import_t5x(tmp_path / "w", "plain_legacy_bf16", storage_dtype="float32")
     kept_bytes, wide_bytes = (
         sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        for folder in (kept, wide)
+        for folder in (narrow, wide)
     )
     assert kept_bytes < wide_bytes
-    kept_base, wide_base = loaded.Base.load(kept), loaded.Base.load(wide)
+    kept_base, wide_base = loaded.Base.load(narrow), loaded.Base.load(wide)
     assert trees.fingerprint(kept_base.params) == trees.fingerprint(wide_base.params)
     assert kept_base.fingerprint != wide_base.fingerprint
     leaves = trees.flatten(kept_base.params).values()

@@ -203,12 +203,15 @@ def infinite(work, tmp_path, monkeypatch):
 
 
 def exports(folder):
-    here = {"model_dir": str(folder)}
-    base = here | {"expert_path": str(folder / "broken")}
+    model_dir = {"model_dir": str(folder)}
+    base = model_dir | {"expert_path": str(folder / "broken")}
     yield export.ExportHuggingFace(**base), "decoder.final_layer_norm.weight"
     for file_format in ("orbax", "legacy"):
         yield export.ExportT5X(**base, file_format=file_format), "decoder_norm/scale"
-    yield convert_experts.ExportPeft(**here, experts=str(folder / "expert")), "lora_"
+    yield (
+        convert_experts.ExportPeft(**model_dir, experts=str(folder / "expert")),
+        "lora_",
+    )
 
 
 @pytest.mark.slow

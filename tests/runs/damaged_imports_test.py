@@ -23,9 +23,9 @@ DEEP = "[" * 100_000
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A small T5 as transformers saves it."""
-    theirs = huggingface_sample.to_theirs(huggingface_sample.make_params())
+    hub_tensors = huggingface_sample.to_theirs(huggingface_sample.make_params())
     folder = tmp_path_factory.mktemp("hf") / "t5"
-    return huggingface_sample.write_folder(folder, theirs)
+    return huggingface_sample.write_folder(folder, hub_tensors)
 
 
 @pytest.fixture
@@ -178,8 +178,8 @@ def test_a_model_with_a_number_that_is_not_finite_is_no_base(
 def test_weights_of_dtypes_that_are_no_numbers_of_a_model_are_refused(
     model, tmp_path, dtype
 ):
-    theirs = {"float8_e4m3fn": "F8_E4M3", "int8": "I8", "bool": "BOOL"}[dtype]
-    text = ONE % (theirs, "[6]", 6)
+    dtype_name = {"float8_e4m3fn": "F8_E4M3", "int8": "I8", "bool": "BOOL"}[dtype]
+    text = ONE % (dtype_name, "[6]", 6)
     content = safetensors.numpy.load_file(model / "model.safetensors")
     name = "encoder.final_layer_norm.weight"
     del content[name]

@@ -17,11 +17,11 @@ STRATEGIES = (
 
 
 def evaluation(folder, **changes):
-    given = {"experts": (), "strategies": STRATEGIES} | changes
-    return toy.score(folder, **given)
+    settings = {"experts": (), "strategies": STRATEGIES} | changes
+    return toy.score(folder, **settings)
 
 
-def kept(folder):
+def score_store(folder):
     return result_store.ResultStore(folder / "library" / "behaviour" / "scores.jsonl")
 
 

@@ -146,22 +146,26 @@ def test_what_fits_is_planned_to_be_scored_and_merged(folder):
 
 
 def test_a_plan_says_which_difference_its_rows_can_show(folder):
-    def told(*tasks, **changes):
+    def smallest_difference(*tasks, **changes):
         return evaluation(folder, tasks=tasks, **changes).plan()["smallest difference"]
 
     kinds = "pocket_kinds_which_is"
-    assert told(TASK, max_examples=0) == "unknown before tokens are cached"
+    assert (
+        smallest_difference(TASK, max_examples=0) == "unknown before tokens are cached"
+    )
     # 2.8016, a 95 % interval and 8 of 10 cases, times 100 * sqrt(0.1 / 4) = 15.81.
     rest = "points if two models differ on 10% of the rows,"
-    assert told(TASK) == f"test: 44.3 {rest} 76.7 on 30% (4 rows)"
+    assert smallest_difference(TASK) == f"test: 44.3 {rest} 76.7 on 30% (4 rows)"
     # Two datasets, one of two prompts: 100 * sqrt(0.1 / 4 + 0.1 / 4) / 2 = 11.18.
-    described = told(TASK, "pocket_reviews_good_or_bad", kinds)
+    described = smallest_difference(TASK, "pocket_reviews_good_or_bad", kinds)
     assert described == f"test: 31.3 {rest} 54.3 on 30% (8 rows)"
     num_rows = len(data().opened(evaluation(folder).place).open(TASK, "test"))
     assert num_rows > 4
     error = 280.16 * (0.1 / num_rows) ** 0.5
-    assert told(TASK, max_examples=0).startswith(f"test: {error:.1f} points")
-    assert told(TASK, max_examples=0).endswith(f"({num_rows} rows)")
+    assert smallest_difference(TASK, max_examples=0).startswith(
+        f"test: {error:.1f} points"
+    )
+    assert smallest_difference(TASK, max_examples=0).endswith(f"({num_rows} rows)")
 
 
 DIFFERING = {

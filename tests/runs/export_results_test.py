@@ -91,9 +91,9 @@ def test_csv_has_every_field_of_every_row(folder, tmp_path):
     export(folder, tmp_path, formats=("csv",))
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
         lines = [*csv.DictReader(file)]
-    wanted = rows_of(folder)
-    assert len(lines) == len(wanted) > 40
-    for line, row in zip(lines, wanted, strict=True):
+    expected_rows = rows_of(folder)
+    assert len(lines) == len(expected_rows) > 40
+    for line, row in zip(lines, expected_rows, strict=True):
         for name, value in dataclasses.asdict(row).items():
             if isinstance(value, dict):
                 assert json.loads(line[name]) == value

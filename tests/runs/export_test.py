@@ -85,7 +85,7 @@ def test_an_expert_of_norms_of_a_base_in_int8_is_not_joined(tmp_path, kind):
     base = random_params(t5.T5(MODEL))
     norms, _ = trees.split(base, "norm")
     of_base = {"base_fingerprint": trees.fingerprint(base)}
-    here = {"model_dir": str(tmp_path / "out")}
+    model_dir = {"model_dir": str(tmp_path / "out")}
     paths = {}
     for name, model in {"plain": dataclasses.asdict(MODEL), "int8": INT8}.items():
         changes = of_base | {"model": model}
@@ -97,11 +97,11 @@ def test_an_expert_of_norms_of_a_base_in_int8_is_not_joined(tmp_path, kind):
         run = kind(
             expert_path=paths[expert][1],
             initial_checkpoint_path=paths[base_of][0],
-            **here,
+            **model_dir,
         )
         for act in (run.plan, run.run):
             with pytest.raises(errors.ConfigError, match="that is held as int8"):
                 act()
     assert not (tmp_path / "out").exists()
     # The base itself is the same in both forms.
-    kind(expert_path=paths["int8"][0], **here).run()
+    kind(expert_path=paths["int8"][0], **model_dir).run()

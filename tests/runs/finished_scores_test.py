@@ -227,9 +227,9 @@ def grown(grown_before, tmp_path):
 
 def scores_by(folder, library, **changes):
     """Scores strategies by a library; returns how many cells, and what is shown."""
-    asked = ask(folder, library_dir=f"{{MODEL_DIR}}/{library}")
+    retrieval = ask(folder, library_dir=f"{{MODEL_DIR}}/{library}")
     strategies = {"strategies": ("retrieved", "merged_all"), "experts": ()}
-    score(folder, retrieval=asked, **strategies, **changes).run()
+    score(folder, retrieval=retrieval, **strategies, **changes).run()
     store = result_store.ResultStore(folder / "results.jsonl")
     shown = naming.newest(store.rows().where(metric="accuracy", kind="strategy"))
     for row in shown:

@@ -76,14 +76,14 @@ def question(tmp_path):
 def test_what_is_mixed_is_what_the_first_stage_takes_with_its_weights(question, name):
     first = STAGES[name]
     choice = mixed(first).pick(question)
-    taken = first.pick(question)
-    assert {*choice.experts} == {*taken.experts} == {*WEIGHTS[name]}
+    first_pick = first.pick(question)
+    assert {*choice.experts} == {*first_pick.experts} == {*WEIGHTS[name]}
     assert choice.experts == tuple(sorted(choice.experts))  # so that sets are shared
     assert choice.method == averages.Weighted(weights=weights_of(choice))
-    given = dict(zip(choice.experts, weights_of(choice), strict=True))
-    assert given == pytest.approx(WEIGHTS[name])
-    assert [n for n, _ in first.ranked(question)][: len(taken.experts)] == [
-        *taken.experts
+    weight_of = dict(zip(choice.experts, weights_of(choice), strict=True))
+    assert weight_of == pytest.approx(WEIGHTS[name])
+    assert [n for n, _ in first.ranked(question)][: len(first_pick.experts)] == [
+        *first_pick.experts
     ]
 
 
@@ -98,13 +98,13 @@ def test_a_number_alone_is_a_first_stage_by_votes(question):
 
 
 def test_names_and_settings_tell_the_first_stage_and_all_of_its_options():
-    given = [
+    variants = [
         routed_tokens.RoutedTokens(),
         *(mixed(stage, token_routers.Arrow()) for stage in STAGES.values()),
         mixed(dataclasses.replace(WEIGHED, temperature=1.0), token_routers.Arrow()),
         mixed(WEIGHED),
     ]
-    assert len({strategy.settings for strategy in given}) == len(given)
+    assert len({strategy.settings for strategy in variants}) == len(variants)
     weighed = mixed(WEIGHED)
     assert weighed.label == "tasks_by_first_stage_of_by_mass_top2_weighted_weighted"
     assert WEIGHED.note in weighed.note
@@ -125,14 +125,14 @@ def test_names_and_settings_tell_the_first_stage_and_all_of_its_options():
     ],
 )
 def test_it_needs_what_its_first_stage_needs(first, question):
-    given = mixed(first)
+    mixed_strategy = mixed(first)
     needs = ("reads_votes", "scores_rows", "reads_inputs", "reads_labels")
     for need in (*needs, "needs_choices"):
-        assert getattr(given, need) == getattr(first, need)
-    assert given.looks_at(question) == first.looks_at(question)
-    assert given.num_looked_at(5) == first.num_looked_at(5)
-    assert given.num_taken(5) == min(first.num_experts, 5)
-    assert given.num_taken(1) == 1
+        assert getattr(mixed_strategy, need) == getattr(first, need)
+    assert mixed_strategy.looks_at(question) == first.looks_at(question)
+    assert mixed_strategy.num_looked_at(5) == first.num_looked_at(5)
+    assert mixed_strategy.num_taken(5) == min(first.num_experts, 5)
+    assert mixed_strategy.num_taken(1) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_it_needs_what_its_first_stage_needs(first, question):
     ],
 )
 def test_stages_that_contradict_each_other_are_refused(options, message):
-    given = {"router": FIRST_STAGE, **options}
+    fields = {"router": FIRST_STAGE, **options}
     with pytest.raises(errors.ConfigError, match=message):
-        routed_tokens.RoutedTokens(**given)
+        routed_tokens.RoutedTokens(**fields)
 
 
 def test_a_first_stage_that_merges_otherwise_than_by_a_mean_is_refused(question):
@@ -175,22 +175,24 @@ def test_a_library_is_scored_in_two_stages(tmp_path):
     """By weights of the first stage as by the same ones that are fixed."""
     toy.make_library(tmp_path, routed.save_expert)
     shy = routers.ByBehaviour(abstains=True, least=0.0)
-    given = {
+    strategies_by_name = {
         "weighed": mixed(WEIGHED, name="weighed", norms="retrieved"),
         "halved": mixed(routers.ByHalving(first_rows=1), name="halved"),
         "shy": mixed(shy, name="shy"),
         "random": routed_tokens.RoutedTokens(router=token_routers.Random()),
     }
-    run = toy.score(tmp_path, experts=(), strategies=("base", *given.values()))
+    run = toy.score(
+        tmp_path, experts=(), strategies=("base", *strategies_by_name.values())
+    )
     run.plan()
     run.run()
     store = result_store.ResultStore(run.path(run.results_path))
     rows = [row for row in store.rows() if row.metric == "accuracy"]
-    told = {(row.expert, row.task): row for row in rows}
+    row_of = {(row.expert, row.task): row for row in rows}
     for task in toy.TASKS:
-        assert {*told["weighed", task].experts} == {"plain", "twice"}
-        assert len(told["halved", task].experts) == 1
-        base, of_shy = told["base", task], told["shy", task]
+        assert {*row_of["weighed", task].experts} == {"plain", "twice"}
+        assert len(row_of["halved", task].experts) == 1
+        base, of_shy = row_of["base", task], row_of["shy", task]
         assert of_shy.per_example_sha256 == base.per_example_sha256
     base = loaded.Base.load(tmp_path / "base")
     chosen = routed.chosen(tmp_path, FIRST_STAGE)

@@ -15,38 +15,38 @@ from tests.runs import scored, toy
 
 
 @pytest.fixture
-def asked(tmp_path):
+def library_question(tmp_path):
     """A question of three rows to a library with two keys of each expert."""
     return toy.question(tmp_path)._replace(opened=ONE, vectors=QUERIES)
 
 
-def test_the_expert_of_most_near_keys_or_of_the_likest_mean_is_taken(asked):
+def test_the_expert_of_most_near_keys_or_of_the_likest_mean_is_taken(library_question):
     nearest = key_routers.ByKeys(num_nearest=2)
-    assert nearest.pick(asked).experts == ("a",)  # 3 of 6 votes
+    assert nearest.pick(library_question).experts == ("a",)  # 3 of 6 votes
     similar = key_routers.ByKeys(num_nearest=6, by="similarity")
-    assert similar.pick(asked).experts == ("b",)
-    assert key_routers.ByKeys(how="means").pick(asked).experts == ("a",)
+    assert similar.pick(library_question).experts == ("b",)
+    assert key_routers.ByKeys(how="means").pick(library_question).experts == ("a",)
 
 
-def test_several_are_weighed_by_what_ranks_them(asked):
-    picked = key_routers.ByKeys(num_nearest=2, num_experts=3).pick(asked)
+def test_several_are_weighed_by_what_ranks_them(library_question):
+    picked = key_routers.ByKeys(num_nearest=2, num_experts=3).pick(library_question)
     assert picked.experts == ("a", "b", "c")
     assert picked.method == averages.Weighted(weights=(3.0, 2.0, 1.0))
-    picked = key_routers.ByKeys(how="means", num_experts=3).pick(asked)
+    picked = key_routers.ByKeys(how="means", num_experts=3).pick(library_question)
     assert picked.experts == ("a", "b")  # c is less like than nothing
     values = dict(voting.ranked_by_means(ONE, QUERIES))
     assert picked.method == averages.Weighted(weights=(values["a"], values["b"]))
 
 
-def test_where_no_expert_is_alike_the_first_is_taken(asked):
-    away = asked._replace(vectors=np.array([[-1, -9]], np.float32))
+def test_where_no_expert_is_alike_the_first_is_taken(library_question):
+    away = library_question._replace(vectors=np.array([[-1, -9]], np.float32))
     router = key_routers.ByKeys(how="means", num_experts=2)
     (name,) = router.pick(away).experts
     assert name == voting.ranked_by_means(ONE, away.vectors)[0][0]
 
 
-def test_only_experts_that_may_be_chosen_have_a_say(asked):
-    few = asked._replace(experts={"c": asked.experts["c"]})
+def test_only_experts_that_may_be_chosen_have_a_say(library_question):
+    few = library_question._replace(experts={"c": library_question.experts["c"]})
     assert key_routers.ByKeys().pick(few).experts == ("c",)
 
 

@@ -14,7 +14,7 @@ from elm_jax.evaluation import row_lines
 from elm_jax.model import t5
 from elm_jax.runs import candidates, loaded, loss_routers
 from tests.runs import toy
-from tests.runs.evaluated import evaluation, kept
+from tests.runs.evaluated import evaluation, score_store
 
 pytestmark = pytest.mark.usefixtures("toy_tasks")
 
@@ -28,12 +28,12 @@ def folder(routers_folder, tmp_path):
 
 
 def scored(folder, **changes):
-    asked = dataclasses.replace(toy.ask(folder), tasks=TASKS)
-    given = {"tasks": TASKS, "retrieval": asked, "strategies": BY_LOSS}
-    return evaluation(folder, **(given | changes))
+    retrieval = dataclasses.replace(toy.ask(folder), tasks=TASKS)
+    settings = {"tasks": TASKS, "retrieval": retrieval, "strategies": BY_LOSS}
+    return evaluation(folder, **(settings | changes))
 
 
-def taken(folder):
+def chosen_experts(folder):
     rows = row_lines.read_rows(folder / "results.jsonl")
     return {row.task: [*row.experts] for row in rows if row.expert == "by_input_loss"}
 
@@ -55,9 +55,9 @@ def test_the_expert_with_the_lowest_loss_is_scored_also_where_answers_are_writte
 ):
     scored(folder).run()
     base = loaded.Base.load(folder / "base")
-    asked = toy.ask(folder)
-    pieces = asked.data.opened(str).vocabulary
-    for question in asked.ask(asked, TASKS, asked.data):
+    retrieval = toy.ask(folder)
+    pieces = retrieval.data.opened(str).vocabulary
+    for question in retrieval.ask(retrieval, TASKS, retrieval.data):
         spans = span_corruption.missing_spans(
             question.dataset, question.rows, vocabulary=pieces, seed=0
         )
@@ -69,7 +69,7 @@ def test_the_expert_with_the_lowest_loss_is_scored_also_where_answers_are_writte
             losses[name] = np.mean(rows)
         assert abs(losses["plain"] - losses["twice"]) > 1e-3  # else luck decides
         best = min(losses, key=losses.__getitem__)
-        assert taken(folder)[question.task] == [best]
+        assert chosen_experts(folder)[question.task] == [best]
     capsys.readouterr()
     scored(folder).run()  # what is kept is not scored again
     assert "to score: 0" in capsys.readouterr().out
@@ -78,8 +78,8 @@ def test_the_expert_with_the_lowest_loss_is_scored_also_where_answers_are_writte
 @pytest.mark.slow
 def test_neither_labels_nor_answers_are_read(folder, monkeypatch):
     scored(folder).run()
-    before = {row.per_example_sha256 for row in kept(folder).rows()}
-    chosen = taken(folder)
+    before = {row.per_example_sha256 for row in score_store(folder).rows()}
+    chosen = chosen_experts(folder)
     shutil.rmtree(folder / "library" / "behaviour")
     plain = token_store.TokenizedDataset.__getitem__
 
@@ -96,7 +96,7 @@ def test_neither_labels_nor_answers_are_read(folder, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(token_store.TokenizedDataset, "__getitem__", with_others)
         scored(folder, results_path="{MODEL_DIR}/other.jsonl").run()
-    spans = {row.per_example_sha256 for row in kept(folder).rows()}
+    spans = {row.per_example_sha256 for row in score_store(folder).rows()}
     assert len(spans) == 2  # of two experts: both tasks have the same inputs
     assert spans <= before
     rows = row_lines.read_rows(folder / "other.jsonl")
@@ -106,8 +106,10 @@ def test_neither_labels_nor_answers_are_read(folder, monkeypatch):
 
 def test_a_plan_counts_the_experts_that_read_inputs(folder):
     plan = scored(folder).plan()
-    told = "2 experts on inputs with missing spans on 2 rows of each of 2 tasks: 8 rows"
-    assert told in str(plan["routing"])
+    expected = (
+        "2 experts on inputs with missing spans on 2 rows of each of 2 tasks: 8 rows"
+    )
+    assert expected in str(plan["routing"])
     several = (*BY_LOSS, *evaluation(folder).strategies[1:2])
     plan = scored(
         folder,
@@ -115,20 +117,20 @@ def test_a_plan_counts_the_experts_that_read_inputs(folder):
         strategies=several,
         retrieval=toy.ask(folder, tasks=("plain_ask",)),
     ).plan()
-    told = "2 experts and the base and 2 experts on inputs with missing spans"
-    assert told in str(plan["routing"])
+    expected = "2 experts and the base and 2 experts on inputs with missing spans"
+    assert expected in str(plan["routing"])
     assert "10 rows at most" in str(plan["routing"])
     two = (*BY_LOSS, loss_routers.ByInputLoss(random_seed=1, name="again"))
-    told = "4 experts on inputs with missing spans"
-    assert told in str(scored(folder, strategies=two).plan()["routing"])
+    expected = "4 experts on inputs with missing spans"
+    assert expected in str(scored(folder, strategies=two).plan()["routing"])
 
 
 def test_too_few_sentinels_are_refused_before_anything_is_scored(folder, capsys):
     lengths = {"inputs": 64, "targets": 12}  # inputs that miss three spans
     few = dataclasses.replace(toy.DATA, extra_ids=2, feature_lengths=lengths)
-    asked = dataclasses.replace(toy.ask(folder), tasks=TASKS, data=few)
+    retrieval = dataclasses.replace(toy.ask(folder), tasks=TASKS, data=few)
     with pytest.raises(errors.ConfigError, match="sentinel"):
-        scored(folder, data=few, retrieval=asked).plan()
+        scored(folder, data=few, retrieval=retrieval).plan()
     assert "to score" not in capsys.readouterr().out
 
 

@@ -91,8 +91,8 @@ def plain(folder):
 def test_the_card_of_a_merge_has_method_options_parts_and_weights(folder, kind):
     weights = (0.25, -1.0)
     method = task_arithmetic.TaskArithmetic(scale=0.5, weights=weights)
-    made = merge_all(folder, kind, f"{kind}_card", method=method)
-    text = (made.folders[0] / "card.md").read_text()
+    merged_run = merge_all(folder, kind, f"{kind}_card", method=method)
+    text = (merged_run.folders[0] / "card.md").read_text()
     lines = text.splitlines()
     assert lines[0] == f"# {kind}_card"
     assert "- method: task_arithmetic" in lines
@@ -103,9 +103,9 @@ def test_the_card_of_a_merge_has_method_options_parts_and_weights(folder, kind):
         assert f"| {kind}_{seed} | {weight} | 0 | {fingerprint} |" in lines
     assert "- licence of the data: not known" in lines
     averaged = merge_all(folder, kind, f"{kind}_mean", method="running_mean")
-    told = (averaged.folders[0] / "card.md").read_text()
-    assert "- weights: none given" in told
-    assert "option" not in told
+    card = (averaged.folders[0] / "card.md").read_text()
+    assert "- weights: none given" in card
+    assert "option" not in card
 
 
 def test_a_merge_has_the_licences_of_its_parts(folder):
@@ -118,10 +118,10 @@ def test_a_merge_has_the_licences_of_its_parts(folder):
         for seed, licences in ((1, {"task_1": "MIT"}), (2, {}))
     ]
     method = averages.Uniform()
-    made = merged_params.new_manifest(method, infos, "both", operative_config="")
-    assert made.licences == {"task_1": "MIT"}
-    told = "- licence of the data: MIT (1 task), not known (1 task)"
-    assert told in merged_card.text(made, method).splitlines()
+    merged_info = merged_params.new_manifest(method, infos, "both", operative_config="")
+    assert merged_info.licences == {"task_1": "MIT"}
+    line = "- licence of the data: MIT (1 task), not known (1 task)"
+    assert line in merged_card.text(merged_info, method).splitlines()
 
 
 def test_the_card_of_a_merge_tells_that_the_base_is_held_as_int8(folder):
@@ -129,9 +129,14 @@ def test_the_card_of_a_merge_tells_that_the_base_is_held_as_int8(folder):
     held = dataclasses.replace(info, model=info.model | {"base_dtype": "int8"})
     method, base = averages.Uniform(), f"{info.base_name}, fingerprint"
     line = f"- base: {base} {info.base_fingerprint}"
-    for infos, told in (([info] * 2, line), ([held] * 2, f"{line}, held as int8")):
-        made = merged_params.new_manifest(method, infos, "both", operative_config="")
-        assert told in merged_card.text(made, method).splitlines()
+    for infos, expected_line in (
+        ([info] * 2, line),
+        ([held] * 2, f"{line}, held as int8"),
+    ):
+        merged_info = merged_params.new_manifest(
+            method, infos, "both", operative_config=""
+        )
+        assert expected_line in merged_card.text(merged_info, method).splitlines()
 
 
 @pytest.mark.slow
@@ -216,21 +221,21 @@ def test_merges_of_one_recipe_are_one_expert_whatever_the_seed(folder, tmp_path)
     mixed = merged("mixed", "{MODEL_DIR}/seed1/lora_1", "{MODEL_DIR}/seed2/lora_2")
     assert mixed.training_seed is None
     facts = candidates.Candidate("both", (tmp_path / "merged/seed2/both",), "merged")
-    told = facts.facts(tmp_path)
-    assert (told["training_seed"], told["recipe"]) == (2, second.recipe)
+    recorded = facts.facts(tmp_path)
+    assert (recorded["training_seed"], recorded["recipe"]) == (2, second.recipe)
 
 
 def test_a_merge_of_an_earlier_release_is_finished_and_has_no_recipe(folder):
     done = merge_all(folder, "lora", "earlier").folders[0]
     params, info = experts.load_expert(done)
-    kept = {
+    recipe = {
         k: v for k, v in info.data["merge"].items() if k not in ("recipes", "seeds")
     }
     shutil.rmtree(done)
-    experts.save_expert(done, params, dataclasses.replace(info, data={"merge": kept}))
+    experts.save_expert(done, params, dataclasses.replace(info, data={"merge": recipe}))
     merge_all(folder, "lora", "earlier")
     earlier = manifest.read_manifest(done)
-    assert earlier.data["merge"] == kept
+    assert earlier.data["merge"] == recipe
     assert (earlier.recipe, earlier.training_seed) == ("", None)
 
 
@@ -274,10 +279,10 @@ def ranks(folder):
     for spec in (lora.Lora(rank=2), lora.Lora(rank=5, rank_stabilized=True)):
         params = random_params(bases.build_model(SHAPE, spec), seed=spec.rank)
         added = trees.split(params, expert_parts.ADAPTERS)[0]
-        told = dataclasses.replace(
+        rank_info = dataclasses.replace(
             info, name=f"rank_{spec.rank}", adapter=bases.describe(spec)
         )
-        experts.save_expert(folder / "ranks" / f"rank_{spec.rank}", added, told)
+        experts.save_expert(folder / "ranks" / f"rank_{spec.rank}", added, rank_info)
         whole = fold.fold(trees.join(whole, added), spec)
     model = bases.build_model(SHAPE, None)
     return jax.jit(model.apply)({"params": whole}, *TOKENS)

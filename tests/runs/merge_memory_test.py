@@ -74,14 +74,14 @@ def test_running_means_hold_no_more_parts_than_is_told(monkeypatch, rows):
         )
         for number in range(20)
     ]
-    told = merge_memory.of_leaves(method, every, {}, {})
+    estimate = merge_memory.of_leaves(method, every, {}, {})
     (leaf,) = merged_leaves.merged(method, every, {}).values()
     assert sum(len(block) for block in leaf.blocks()) == 12
     is_kept = rows in (3, 12)
     of_each = {3: 2 + 2 * 3, 12: 12}  # a part may be joined of two that stay
     held = 20 * 400 * of_each[rows] if is_kept else 4 * 800
-    assert told == 2 * held + 4 * 800
-    assert tracker.most <= told
+    assert estimate == 2 * held + 4 * 800
+    assert tracker.most <= estimate
     assert (tracker.most >= 20 * 400 * rows) == is_kept
 
 
@@ -105,14 +105,14 @@ def test_parts_that_are_joined_are_read_ahead_as_far_as_is_told(
             yield np.ones((1, 25_000), FLOAT)
 
     every = [expert_of({name: shape}, number, 1, None, rows) for number in range(20)]
-    told = merge_memory.of_leaves(method, every, {}, {})
-    assert told == times * 20 * 200_000 + 4 * 200_000
+    estimate = merge_memory.of_leaves(method, every, {}, {})
+    assert estimate == times * 20 * 200_000 + 4 * 200_000
     (leaf,) = merged_leaves.merged(method, every, {}).values()
     tracemalloc.start()
     assert sum(len(block) for block in leaf.blocks()) == 12
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert times * 20 * 200_000 < peak < 1.1 * told
+    assert times * 20 * 200_000 < peak < 1.1 * estimate
 
 
 def test_a_merge_of_loras_counts_cores_and_all_layers_of_the_result():
@@ -126,14 +126,14 @@ def test_a_merge_of_loras_counts_cores_and_all_layers_of_the_result():
     cores = (3 * 3 * 2 * (6 + 6) + 8 * 36 + 4 * 3 * 36) * 8 + 3 * 36 // 8
     every = [expert_of(LORA_SHAPES, n, 1, LORA) for n in range(3)]
     layer, whole = 3 * 32 * 4, 6 * 32 * 4
-    told = merge_memory.of_leaves(methods.of("ties"), every, {}, {})
-    assert told == 2 * layer + layer + 3 * layer + cores + 3 * whole
+    estimate = merge_memory.of_leaves(methods.of("ties"), every, {}, {})
+    assert estimate == 2 * layer + layer + 3 * layer + cores + 3 * whole
     regmean = methods.of("regmean")
     measured = merge_memory.measured_leaves(regmean, every[0].leaves, 0)
     assert {n: x.shape for n, x in measured.items()} == {f"{PLACE}/lora_a": (6, 8, 8)}
     layer += 3 * 64 * 4  # Gram matrices
-    told = merge_memory.of_leaves(regmean, every, {}, measured)
-    assert told == 2 * layer + layer + 3 * layer + cores + 3 * whole
+    estimate = merge_memory.of_leaves(regmean, every, {}, measured)
+    assert estimate == 2 * layer + layer + 3 * layer + cores + 3 * whole
 
 
 def test_hundreds_of_loras_take_little_more_than_one():
@@ -144,8 +144,8 @@ def test_hundreds_of_loras_take_little_more_than_one():
     """
     every = [expert_of(WIDE, n, 1, LORA | {"rank": 8}) for n in range(296)]
     for name in ("low_rank_sum", "ties", "covariance", "iso_cts"):
-        told = merge_memory.of_leaves(methods.of(name), every, {}, {})
-        assert told < 299 * 2 * 65536 + 2**30
+        estimate = merge_memory.of_leaves(methods.of(name), every, {}, {})
+        assert estimate < 299 * 2 * 65536 + 2**30
 
 
 @pytest.mark.parametrize("method", ALL_CORES, ids=lambda each: each.name)
@@ -154,13 +154,13 @@ def test_a_plan_refuses_more_cores_than_a_merge_would_hold(method):
 
     Experts without a weight have no core.
     """
-    told = "296 LoRAs of rank 8, whose products take 9,932,111,872 bytes"
+    message = "296 LoRAs of rank 8, whose products take 9,932,111,872 bytes"
     every = [expert_of(WIDE, n, 1, LORA | {"rank": 8}) for n in range(296)]
     for read in (
         lambda method, experts: merge_memory.of_leaves(method, experts, {}, {}),
         merge_memory.of_whole,
     ):
-        with pytest.raises(errors.ConfigError, match=told):
+        with pytest.raises(errors.ConfigError, match=message):
             read(method, every)
         few = dataclasses.replace(method, weights=(1.0,) * 32 + (0.0,) * 264)
         assert read(few, every) > 4 * 32 * 2048 * 256 * 8
@@ -217,13 +217,13 @@ def test_merging_whole_loras_holds_no_more_than_is_told(name, space):
     ]
     options = {"expert": 3} if name == "emr" else {"per": "expert"}
     method, beside = methods.of(name, space=space, **options), effects.beside(params[0])
-    told = merge_memory.of_whole(method, every)
+    estimate = merge_memory.of_whole(method, every)
     tracemalloc.start()
     method.merge(params, base={}, beside=beside, marks=[f"{n:02}" for n in range(40)])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     written = merge_memory.num_bytes(merged_leaves.likes(method, every).values())
-    assert peak < told + written
+    assert peak < estimate + written
     assert space == "knots" or peak < 8 * 40 * 80 * 80 * 8 / 3
 
 
@@ -241,8 +241,8 @@ def test_measuring_holds_the_base_the_expert_and_what_is_summed_up():
     base, expert, measured = (
         expert_of({"a/kernel": shape}).leaves for shape in ((5, 7), (5, 3), (5, 5))
     )
-    told = merge_memory.of_measuring(base, expert, measured)
-    assert told == 3 * (35 + 15) * 4 + 4 * 25 * 4
+    estimate = merge_memory.of_measuring(base, expert, measured)
+    assert estimate == 3 * (35 + 15) * 4 + 4 * 25 * 4
 
 
 @pytest.mark.parametrize("name", OF_CHANGES)
@@ -263,10 +263,10 @@ def test_merging_matrices_of_whole_models_holds_no_more_than_is_told(
     every = [expert(seed) for seed in range(num_experts)]
     assert merged_leaves.can_merge(method, every[0].info)
     start = expert(num_experts).leaves
-    told = merge_memory.of_leaves(method, every, start, {})
+    estimate = merge_memory.of_leaves(method, every, start, {})
     (leaf,) = merged_leaves.merged(method, every, start).values()
     tracemalloc.start()
     assert sum(len(block) for block in leaf.blocks()) == 1
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < told + 100_000  # of the interpreter
+    assert peak < estimate + 100_000  # of the interpreter

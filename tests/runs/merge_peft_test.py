@@ -47,7 +47,7 @@ def folder(tmp_path):
 
 
 def merge_of(folder, *patterns, **changes):
-    given = {
+    fields = {
         "model_dir": str(folder),
         "experts": patterns or (f"{GOLDEN}/*",),
         "expert_name": "both",
@@ -55,7 +55,7 @@ def merge_of(folder, *patterns, **changes):
         "method": SUM,
         "peft_dir": "{MODEL_DIR}/peft",
     }
-    return merge.Merge(**(given | changes))
+    return merge.Merge(**(fields | changes))
 
 
 def logits(params, adapter):
@@ -76,13 +76,15 @@ def test_the_sum_of_loras_of_peft_is_what_peft_computes_with_both(
 ):
     """Of other ranks, one of them by layer and rank-stabilised."""
     merge_of(folder, method=method).run()
-    told = capsys.readouterr().out
-    there = peft_folders.load_peft(folder / "peft" / "both", SHAPES)
-    assert is_sum(logits(there.params, bases.spec_from_json(there.spec, "x")))
-    made = loaded.Expert.load(folder / "merged" / "both")
-    assert is_sum(logits(made.params, made.adapter))
-    assert trees.fingerprint(made.params) == trees.fingerprint(there.params)
-    assert f"for PEFT: rank {there.spec['rank']}, alpha " in told
+    printed = capsys.readouterr().out
+    peft_expert = peft_folders.load_peft(folder / "peft" / "both", SHAPES)
+    assert is_sum(
+        logits(peft_expert.params, bases.spec_from_json(peft_expert.spec, "x"))
+    )
+    merged = loaded.Expert.load(folder / "merged" / "both")
+    assert is_sum(logits(merged.params, merged.adapter))
+    assert trees.fingerprint(merged.params) == trees.fingerprint(peft_expert.params)
+    assert f"for PEFT: rank {peft_expert.spec['rank']}, alpha " in printed
     first = peft_folders.load_peft(GOLDEN / "one", SHAPES)
     assert not is_sum(logits(first.params, bases.spec_from_json(first.spec, "x")))
 
@@ -103,9 +105,9 @@ def test_one_command_again_changes_nothing_and_another_recipe_is_refused(
 @pytest.mark.slow
 def test_a_plan_tells_all_and_writes_nothing(folder):
     before = sorted(folder.rglob("*"))
-    told = merge_of(folder).plan()
-    assert told["experts"] == "2: one, other"
-    assert told["finished already"] is False
+    plan = merge_of(folder).plan()
+    assert plan["experts"] == "2: one, other"
+    assert plan["finished already"] is False
     assert sorted(folder.rglob("*")) == before
     merge_of(folder, f"{GOLDEN}/one", expert_name="alone").run()
     assert merge_of(folder).plan()["experts"] == "2: one, other"
@@ -128,19 +130,19 @@ def test_folders_of_peft_and_experts_of_ours_are_merged_in_the_order_of_their_pa
     ).run()
     method = task_arithmetic.TaskArithmetic(weights=(1.0, 0.0))
     merge_of(folder, "{MODEL_DIR}/mixed/*", method=method).run()
-    made, _ = experts.load_expert(folder / "merged" / "both")
+    merged, _ = experts.load_expert(folder / "merged" / "both")
     first, _ = experts.load_expert(folder / "mixed" / "a")
     # With the greater of both ranks, which is the first one's.
-    assert trees.fingerprint(made) == trees.fingerprint(first)
+    assert trees.fingerprint(merged) == trees.fingerprint(first)
 
 
 @pytest.mark.slow
 def test_what_peft_has_no_place_for_is_refused_before_anything_is_merged(folder):
     merge_of(folder, peft_dir="").run()
-    made, info = experts.load_expert(folder / "merged" / "both")
+    merged, info = experts.load_expert(folder / "merged" / "both")
     norm = trees.unflatten({"encoder/encoder_norm/scale": np.ones(16, np.float32)})
     more = dataclasses.replace(info, name="more", trainable_pattern="adapter|norm/")
-    experts.save_expert(folder / "more", trees.join(made, norm), more)
+    experts.save_expert(folder / "more", trees.join(merged, norm), more)
     run = merge_of(folder, "{MODEL_DIR}/more", expert_name="x")
     for act in (run.plan, run.run):
         with pytest.raises(errors.ConfigError, match="also holds encoder/encoder_norm"):
@@ -171,13 +173,13 @@ def fold(folder, place):
 
 def exported(folder, place):
     """Exports a whole model, and yields what is there as our programs read it."""
-    given = {"model_dir": str(folder), "expert_path": f"{{MODEL_DIR}}/{place}"}
+    settings = {"model_dir": str(folder), "expert_path": f"{{MODEL_DIR}}/{place}"}
     name = pathlib.Path(place).name
-    export.ExportHuggingFace(**given).run()
+    export.ExportHuggingFace(**settings).run()
     model = huggingface_files.open_folder(folder / "huggingface" / name)
     leaves = huggingface_import.open_leaves(model, SHAPES, of="x")
     yield tensors.read_all(leaves, np.float32)
-    export.ExportT5X(**given).run()
+    export.ExportT5X(**settings).run()
     yield t5x.load_t5x(next((folder / "t5x" / name).glob("checkpoint_*")))[0]
 
 
@@ -197,10 +199,10 @@ def test_a_merge_of_whole_models_goes_to_hugging_face_and_t5x(folder):
         fold(folder, f"imported/{name}")
     whole = {"method": SUM, "peft_dir": "", "expert_name": "whole"}
     merge_of(folder, "{MODEL_DIR}/folded/*", **whole).run()
-    made, _ = experts.load_expert(folder / "merged" / "whole")
-    assert is_sum(logits(made, None))  # the base, and both changes of it
+    merged, _ = experts.load_expert(folder / "merged" / "whole")
+    assert is_sum(logits(merged, None))  # the base, and both changes of it
     for params in exported(folder, "merged/whole"):
-        assert trees.fingerprint(params) == trees.fingerprint(made)
+        assert trees.fingerprint(params) == trees.fingerprint(merged)
 
 
 # PEFT asks transformers by an old name.

@@ -38,8 +38,8 @@ def world(tmp_path_factory):
 
 
 def merged(world, method, experts):
-    made = elm_jax.merge(experts, world[0], name="made", method=method)
-    return made.params, json.loads(json.dumps(made.manifest.data["merge"]))
+    expert = elm_jax.merge(experts, world[0], name="made", method=method)
+    return expert.params, json.loads(json.dumps(expert.manifest.data["merge"]))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -48,9 +48,9 @@ def test_the_recipe_in_a_manifest_gives_the_same_bits_again(world, method):
     params, recipe = merged(world, method, experts)
     infos = [expert.manifest for expert in experts]
     assert merge_recipes.method_of(recipe, infos) == method
-    again, told = merged(world, recipe, experts)
+    again, recipe_again = merged(world, recipe, experts)
     assert trees.fingerprint(again) == trees.fingerprint(params)
-    assert told == recipe
+    assert recipe_again == recipe
 
 
 def test_what_a_search_chose_and_what_was_measured_are_no_options(world):
@@ -70,15 +70,15 @@ def test_experts_of_another_merge_or_in_another_order_are_refused(world):
 
 
 def test_a_merge_of_release_0_1_is_made_again_of_experts_of_its_names():
-    kept = pathlib.Path(__file__).parent / "release_0_1"
-    made = elm_jax.Expert.load(kept / "merged/topics_and_reviews")
-    recipe = made.manifest.data["merge"]
+    release = pathlib.Path(__file__).parent / "release_0_1"
+    merged_expert = elm_jax.Expert.load(release / "merged/topics_and_reviews")
+    recipe = merged_expert.manifest.data["merge"]
     assert "fingerprints" not in recipe
-    parts = {path.name: path for path in kept.glob("*_experts/*")}
+    parts = {path.name: path for path in release.glob("*_experts/*")}
     experts = [elm_jax.Expert.load(parts[name]) for name in recipe["experts"]]
-    base = elm_jax.Base.load(kept / "base")
+    base = elm_jax.Base.load(release / "base")
     again = elm_jax.merge(experts, base, name="again", method=recipe)
-    assert trees.fingerprint(again.params) == trees.fingerprint(made.params)
+    assert trees.fingerprint(again.params) == trees.fingerprint(merged_expert.params)
     with pytest.raises(errors.ConfigError, match="it does not tell, in this order"):
         elm_jax.merge(experts[::-1], base, name="again", method=recipe)
 
@@ -103,9 +103,9 @@ def test_options_beside_a_method_that_has_its_own_are_refused(world):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_what_every_recipe_has_is_the_default_of_methods_that_have_it(name):
     """So that leaving it out of a recipe, as replaying does, changes no method."""
-    told = merged_params.OPTIONS_BEFORE
+    defaults = merged_params.OPTIONS_BEFORE
     method = methods.of(name)
-    assert all(getattr(method, n, told[n]) == told[n] for n in told)
+    assert all(getattr(method, n, defaults[n]) == defaults[n] for n in defaults)
 
 
 def test_noise_is_made_again(world):

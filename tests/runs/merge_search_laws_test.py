@@ -139,8 +139,8 @@ def test_one_expert_is_itself_in_a_soup_and_gets_a_weight_in_a_sum(name, kind):
     limit = 2e-5 * max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(problem.vector(merged), expected, atol=limit)
     as_it_is = dataclasses.replace(best.method, weights=(1.0,))
-    kept = trees.fingerprint(problem.merge(as_it_is))
-    assert kept == trees.fingerprint(alone.experts[0])
+    fingerprint = trees.fingerprint(problem.merge(as_it_is))
+    assert fingerprint == trees.fingerprint(alone.experts[0])
 
 
 @EACH_KIND
@@ -187,11 +187,11 @@ def test_a_search_finds_the_same_again(name, kind):
 
 def test_other_labels_change_what_lorahub_chooses_and_nothing_of_adamerging():
     """Here; `merge_searches_test.py` has it for a real model."""
-    told = {}
+    outcomes = {}
     for name in ("lorahub", "adamerging"):
         problem = problem_of(name, kinds.sample("lora"))
         first = SEARCHES[name].find(problem)
         problem.right = (problem.right + 1) % NUM_CHOICES
-        told[name] = (first, SEARCHES[name].find(problem))
-    assert told["adamerging"][0] == told["adamerging"][1]
-    assert told["lorahub"][0] != told["lorahub"][1]
+        outcomes[name] = (first, SEARCHES[name].find(problem))
+    assert outcomes["adamerging"][0] == outcomes["adamerging"][1]
+    assert outcomes["lorahub"][0] != outcomes["lorahub"][1]

@@ -62,9 +62,9 @@ def test_stages_are_the_merges_one_by_one_with_recipes_that_nest(folder, capsys)
         staged, apart = infos["stages", name], infos["apart", name]
         assert staged.params_fingerprint == apart.params_fingerprint
         assert staged.fingerprint == apart.fingerprint
-    told = infos["stages", "last"].data["merge"]
-    assert told["parts"] == [None, infos["stages", "first"].data["merge"]]
-    assert told["parts"][1]["method"] == "ties"
+    recipe = infos["stages", "last"].data["merge"]
+    assert recipe["parts"] == [None, infos["stages", "first"].data["merge"]]
+    assert recipe["parts"][1]["method"] == "ties"
     capsys.readouterr()
     run.run()
     assert capsys.readouterr().out.count("finished already") == 2
@@ -73,12 +73,12 @@ def test_stages_are_the_merges_one_by_one_with_recipes_that_nest(folder, capsys)
 
 def test_stages_in_another_order_or_of_one_name_are_refused(folder):
     first, last = stages(folder)
-    for wrong, told in (
+    for wrong, message in (
         ((last, first), "the result of itself or of a later stage"),
         ((first, dataclasses.replace(last, expert_name="first")), "two stages"),
         ((), "no stages"),
     ):
-        with pytest.raises(errors.ConfigError, match=told):
+        with pytest.raises(errors.ConfigError, match=message):
             merge_stages.Stages(model_dir=str(folder), stages=wrong)
 
 

@@ -110,7 +110,7 @@ def test_a_merge_on_disk_is_the_one_in_memory(
     monkeypatch.setattr(merge_sources, "_RUNNING_BYTES", step_bytes)
     monkeypatch.setattr(merge_sources, "AHEAD_BYTES", ahead_bytes)
     name = f"{method.name}_{piece_bytes}"
-    made = merge_all(folder, method, name)
+    merged_dir = merge_all(folder, method, name)
     expected = merged_params.of_folders(
         method,
         sorted((folder / "experts").iterdir()),
@@ -118,12 +118,12 @@ def test_a_merge_on_disk_is_the_one_in_memory(
         name=name,
     )
     expected.save(folder / "in_memory" / name)
-    read, info = experts.load_expert(made)
-    again, there = experts.load_expert(folder / "in_memory" / name)
+    read, info = experts.load_expert(merged_dir)
+    again, expected_info = experts.load_expert(folder / "in_memory" / name)
     assert trees.fingerprint(read) == trees.fingerprint(again)
-    assert info == there
+    assert info == expected_info
     card = (folder / "in_memory" / name / "card.md").read_bytes()
-    assert (made / "card.md").read_bytes() == card
+    assert (merged_dir / "card.md").read_bytes() == card
 
 
 def test_a_merge_of_merges_is_computed_when_its_parts_are_read(folder):
@@ -226,19 +226,19 @@ def test_a_sum_that_is_not_finite_is_refused_by_name_and_leaves_nothing(folder):
 
 def test_a_plan_tells_bytes_memory_and_time(folder):
     run = merge_of(folder, task_arithmetic.TaskArithmetic(), "planned")
-    told = run.plan()
+    plan = run.plan()
     read = [folder / "base", *(folder / "experts").iterdir()]
     num_bytes = sum(p.stat().st_size for f in read for p in f.rglob("*") if p.is_file())
-    assert told["reads"] == progress.show_bytes(num_bytes)
+    assert plan["reads"] == progress.show_bytes(num_bytes)
     params, _ = experts.load_expert(folder / "base")
     size = trees.count_bytes(params)
-    assert told["writes, about"] == progress.show_bytes(size)
+    assert plan["writes, about"] == progress.show_bytes(size)
     cost = merge_cost.estimate(
         averages.Uniform(), [*(folder / "experts").iterdir()], folder / "base"
     )
     assert cost.read_bytes < num_bytes  # without the base
     assert 2**29 < cost.peak_bytes < 2**29 + 20 * size
-    assert f"{told['time']}".startswith("about 1 s, if all")
+    assert f"{plan['time']}".startswith("about 1 s, if all")
     assert not (folder / "merged" / "planned").exists()
 
 

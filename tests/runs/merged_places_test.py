@@ -77,10 +77,10 @@ def folder(tmp_path_factory):
 
 
 def write(folder, kind, method, name):
-    made = folder / "merged" / name
-    given = sorted((folder / kind).iterdir())
-    merged_files.write(method, given, folder / "base", made, name="x")
-    return experts.load_expert(made)
+    target = folder / "merged" / name
+    expert_dirs = sorted((folder / kind).iterdir())
+    merged_files.write(method, expert_dirs, folder / "base", target, name="x")
+    return experts.load_expert(target)
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def write(folder, kind, method, name):
 def test_a_merge_on_disk_is_the_one_in_memory(folder, kind, method):
     info = manifest.read_manifest(folder / kind / f"{kind}_1")
     assert merged_leaves.can_merge(method, info)
-    read, told = write(folder, kind, method, f"{kind}_{METHODS.index(method)}")
+    read, info_on_disk = write(folder, kind, method, f"{kind}_{METHODS.index(method)}")
     expected = merged_params.of_folders(
         method,
         sorted((folder / kind).iterdir()),
@@ -97,10 +97,10 @@ def test_a_merge_on_disk_is_the_one_in_memory(folder, kind, method):
         name="x",
     )
     assert trees.fingerprint(read) == trees.fingerprint(expected.params)
-    assert bases.adapter_spec(told) == expected.adapter
-    assert told.data == json.loads(json.dumps(expected.manifest.data))
-    given = sorted((folder / kind).iterdir())
-    cost = merge_cost.estimate(method, given, folder / "base")
+    assert bases.adapter_spec(info_on_disk) == expected.adapter
+    assert info_on_disk.data == json.loads(json.dumps(expected.manifest.data))
+    expert_dirs = sorted((folder / kind).iterdir())
+    cost = merge_cost.estimate(method, expert_dirs, folder / "base")
     assert cost.written_bytes == trees.count_bytes(read)
 
 
@@ -116,12 +116,16 @@ def test_only_what_looks_at_whole_experts_is_not_merged_by_layer(folder, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_of_whole_experts_counts_what_is_made_of_them(folder, kind):
     """Base, experts and twice the result are there with any method; the rest is not."""
-    given, rest = sorted((folder / kind).iterdir()), {}
+    expert_dirs, rest = sorted((folder / kind).iterdir()), {}
     for method in (methods.of("emr", expert=1), methods.of("ties", per="expert")):
-        made = merge_memory.of_whole(method, merge_sources.open_sources(method, given))
-        told = merge_cost.estimate(method, given, folder / "base").peak_bytes
-        rest[method.name] = told - made
-        assert (made > 0) == (kind == "lora" or method.name == "ties")
+        whole_bytes = merge_memory.of_whole(
+            method, merge_sources.open_sources(method, expert_dirs)
+        )
+        peak_bytes = merge_cost.estimate(
+            method, expert_dirs, folder / "base"
+        ).peak_bytes
+        rest[method.name] = peak_bytes - whole_bytes
+        assert (whole_bytes > 0) == (kind == "lora" or method.name == "ties")
     assert rest["emr"] == rest["ties"] > 0
 
 
@@ -150,30 +154,34 @@ def test_a_merge_that_is_stopped_in_an_adapter_goes_on_there(
             patched.setattr(merged_files, "Progress", Stop)
             write(folder, kind, methods.of(name), f"{kind}_{name}_stopped")
         del shares[0]
-    params, told = write(folder, kind, methods.of(name), f"{kind}_{name}_stopped")
+    params, info = write(folder, kind, methods.of(name), f"{kind}_{name}_stopped")
     assert trees.fingerprint(params) == trees.fingerprint(expected)
-    assert told == whole
-    assert ("merge_facts" in told.data) == (kind == "lora")
+    assert info == whole
+    assert ("merge_facts" in info.data) == (kind == "lora")
 
 
 def test_a_merge_that_goes_on_keeps_nothing_that_it_does_not_ask_for(
     folder, monkeypatch
 ):
     """The first parameter was finished before: it is merged with the others."""
-    method, made = aligning.AlignedAverage(), []
+    method, array_refs = aligning.AlignedAverage(), []
     merge = merged_places.Place._merge
 
     def tracked(place):
         arrays = merge(place)
-        made.extend(weakref.ref(array) for array in arrays.values())
+        array_refs.extend(weakref.ref(array) for array in arrays.values())
         return arrays
 
     monkeypatch.setattr(merged_places.Place, "_merge", tracked)
-    given = sorted((folder / "prompt").iterdir())
-    leaves = merged_leaves.merged(method, merge_sources.open_sources(method, given), {})
-    sides = merged_leaves.sides(method, merge_sources.open_sources(method, given))
+    expert_dirs = sorted((folder / "prompt").iterdir())
+    leaves = merged_leaves.merged(
+        method, merge_sources.open_sources(method, expert_dirs), {}
+    )
+    sides = merged_leaves.sides(method, merge_sources.open_sources(method, expert_dirs))
     names, *_ = aligning.places(sides, is_linear=False).values()
     for name in sorted(names)[1:]:
-        assert sum(len(block) for block in leaves[name].blocks()) == len(made) // 2
-    assert len(made) == len(names)
-    assert all(array() is None for array in made)
+        assert (
+            sum(len(block) for block in leaves[name].blocks()) == len(array_refs) // 2
+        )
+    assert len(array_refs) == len(names)
+    assert all(array() is None for array in array_refs)

@@ -45,9 +45,9 @@ def rows(folder):
 
 def test_batches_are_no_longer_than_the_longest_rows_need(rows):
     """Most tasks have shorter rows than their features allow."""
-    taken = list(rows.once())
+    batches = list(rows.once())
     inputs, targets = (
-        int(max(np.count_nonzero(batch[name], axis=1).max() for batch in taken))
+        int(max(np.count_nonzero(batch[name], axis=1).max() for batch in batches))
         for name in ("encoder_input_tokens", "decoder_target_tokens")
     )
     assert rows.shape.inputs_length == batching.round_up(inputs, least=32)

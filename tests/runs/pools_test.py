@@ -13,7 +13,7 @@ from elm_jax import errors
 from elm_jax.evaluation import racing, result_store, row_lines
 from elm_jax.runs import jobs, pooled_candidate, pooled_scores, pools
 from tests.runs import scored, toy
-from tests.runs.evaluated import kept
+from tests.runs.evaluated import score_store
 
 POOLS = (
     pools.AnswerPool(calibrates=False),
@@ -36,8 +36,8 @@ def pooled_folder(routers_folder, tmp_path_factory):
 
 
 def evaluation(folder, **changes):
-    given = {"experts": (), "strategies": ("base", *POOLS)} | changes
-    return toy.score(folder, **given)
+    settings = {"experts": (), "strategies": ("base", *POOLS)} | changes
+    return toy.score(folder, **settings)
 
 
 def values_of(folder):
@@ -52,7 +52,7 @@ def values_of(folder):
 
 def weights_of(folder, task, temperature):
     """The softmax of what experts give to all answers of the rows that ask."""
-    store = kept(folder)
+    store = score_store(folder)
     masses = {}
     for row in store.rows():
         if row.task == task and row.expert in ("plain", "twice"):
@@ -217,24 +217,26 @@ def test_a_pool_refuses_an_expert_of_the_library_that_is_named_as_it_is(pooled_f
 
 def test_a_pool_says_when_it_is_calibrated(pooled_folder):
     rows = {expert: row for (expert, _), (row, _) in values_of(pooled_folder).items()}
-    told = "calibrated where all rows that ask have the same choices"
-    assert rows["pooled_by_mass"].strategy_note.endswith(f", {told}")
+    note = "calibrated where all rows that ask have the same choices"
+    assert rows["pooled_by_mass"].strategy_note.endswith(f", {note}")
     bare = rows["pooled_by_mass_uncalibrated"].strategy_note
     assert bare.endswith("no labels, not calibrated")
 
 
 def test_a_plan_tells_how_many_models_answer(pooled_folder):
-    told = evaluation(pooled_folder).plan()
-    assert told["pooled_by_mass"].startswith("the answers of 2 experts")
-    assert told["pooled_by_mass_top1_uncalibrated"].startswith("the answers of 1 exp")
+    plan = evaluation(pooled_folder).plan()
+    assert plan["pooled_by_mass"].startswith("the answers of 2 experts")
+    assert plan["pooled_by_mass_top1_uncalibrated"].startswith("the answers of 1 exp")
 
 
 def test_a_plan_counts_the_experts_of_all_pools_once(pooled_folder):
     """Per task the retrieved one and two experts; pools themselves are no models."""
 
     def flops(strategies):
-        told = evaluation(pooled_folder, strategies=strategies).plan()["cost, about"]
-        return float(told.split()[0])
+        cost_text = evaluation(pooled_folder, strategies=strategies).plan()[
+            "cost, about"
+        ]
+        return float(cost_text.split()[0])
 
     of_retrieved = flops(("retrieved",))
     assert flops(("retrieved", POOLS[0])) == pytest.approx(3 * of_retrieved, rel=0.1)

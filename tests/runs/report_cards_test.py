@@ -131,7 +131,7 @@ class Links(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.found, self.address = set(), ""
+        self.links, self.address = set(), ""
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -139,14 +139,14 @@ class Links(html.parser.HTMLParser):
 
     def handle_data(self, data):
         if self.address:
-            self.found.add((data, self.address))
+            self.links.add((data, self.address))
         self.address = ""
 
 
 def test_page_and_tables_link_cards(folder):
     where = run(folder)
     names = ("multitask", "notes", "three")
-    links = Links((where / "index.html").read_text()).found
+    links = Links((where / "index.html").read_text()).links
     cards = {link for link in links if link[1].startswith("cards/")}
     assert cards == {(name, f"cards/{name}.md") for name in names}
     for name in names:

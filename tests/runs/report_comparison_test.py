@@ -69,7 +69,7 @@ def test_the_report_links_the_page_of_compared_experts_where_there_is_one(folder
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda numbers: {**numbers, "base_fingerprint": "0123"}, "of another base"),
         (lambda numbers: {"experts": numbers["experts"]}, "does not tell the base"),
@@ -77,7 +77,7 @@ def test_the_report_links_the_page_of_compared_experts_where_there_is_one(folder
     ],
 )
 def test_a_page_that_is_not_of_the_rows_is_not_linked_and_the_report_says_so(
-    folder, tmp_path, change, told
+    folder, tmp_path, change, message
 ):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     compared(tmp_path)
@@ -85,7 +85,7 @@ def test_a_page_that_is_not_of_the_rows_is_not_linked_and_the_report_says_so(
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     page = page_of(tmp_path)
     assert 'href="experts.html"' not in page
-    assert told in page
+    assert message in page
 
 
 def test_numbers_that_cannot_be_read_are_told_and_many_are_read(folder, tmp_path):

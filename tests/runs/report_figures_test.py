@@ -130,8 +130,8 @@ def test_held_in_scores_stand_beside_held_out_ones(tmp_path):
         assert number[0] == 2
     cells = numbers(line(part, "own prompt expert"))
     # All experts were scored on both tasks: each task's own is the one of its name.
-    wanted = np.mean([by[task, task] for task in TASKS[:2]])
-    assert cells[0][0] == pytest.approx(wanted, abs=0.06)
-    wanted = np.mean([by[task, TASKS[2]] for task in TASKS[:2]])
-    assert cells[1][0] == pytest.approx(wanted, abs=0.06)
+    expected = np.mean([by[task, task] for task in TASKS[:2]])
+    assert cells[0][0] == pytest.approx(expected, abs=0.06)
+    expected = np.mean([by[task, TASKS[2]] for task in TASKS[:2]])
+    assert cells[1][0] == pytest.approx(expected, abs=0.06)
     assert "Held-in" not in run(tmp_path)

@@ -235,9 +235,9 @@ def test_rows_of_a_strategy_that_no_seed_has_all_of_are_one_training(tmp_path):
     path.write_text("".join([*lines[:2], *lines[4:]]))  # each lacks a task
     text = run(tmp_path)
     assert "of one training: they say nothing" in text
-    kept = [json.loads(text_line)["value"] for text_line in (lines[0], *lines[4:])]
+    values = [json.loads(text_line)["value"] for text_line in (lines[0], *lines[4:])]
     mean = float(line(text, "retrieved").split("|")[-2].split("(")[0])
-    assert mean == pytest.approx(np.mean(kept), abs=0.06)
+    assert mean == pytest.approx(np.mean(values), abs=0.06)
 
 
 def test_a_plan_says_what_rows_can_show(noise, tmp_path):

@@ -19,7 +19,7 @@ class Paths(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.found = {}
+        self.paths = {}
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -27,7 +27,7 @@ class Paths(html.parser.HTMLParser):
         if tag == "figcaption":
             self.name = by_name.get("title")
         if tag == "path":
-            self.found.setdefault(self.name, []).append(
+            self.paths.setdefault(self.name, []).append(
                 (by_name.get("class"), by_name["d"])
             )
 
@@ -79,7 +79,7 @@ def run(folder, *bindings):
 def test_the_losses_of_a_fleet_lie_over_those_of_experts_trained_alone(folder):
     text = run(folder, COMPARED)
     # One frame holds both: steps 10 to 30, losses 3 to 1, the greatest on top.
-    assert Paths(text).found == {
+    assert Paths(text).paths == {
         "reviews": [
             (None, "M0.0 0.0L50.0 100.0"),
             ("other", "M0.0 50.0L50.0 50.0L100.0 100.0"),
@@ -91,7 +91,7 @@ def test_the_losses_of_a_fleet_lie_over_those_of_experts_trained_alone(folder):
 
 def test_without_another_training_each_frame_has_one_curve(folder):
     text = run(folder)
-    assert Paths(text).found["reviews"] == [(None, "M0.0 0.0L100.0 100.0")]
+    assert Paths(text).paths["reviews"] == [(None, "M0.0 0.0L100.0 100.0")]
     assert "Dashed" not in text
 
 

@@ -138,8 +138,8 @@ def test_rows_that_ask_and_were_scored_are_refused(folder):
 
 def test_an_expert_without_scores_is_refused_in_the_plan(folder, tmp_path):
     lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["expert"] != "twice"]
-    (tmp_path / "results.jsonl").write_text("".join(kept))
+    remaining_lines = [line for line in lines if json.loads(line)["expert"] != "twice"]
+    (tmp_path / "results.jsonl").write_text("".join(remaining_lines))
     (tmp_path / "per_example").symlink_to(folder / "per_example")
     path = f"{tmp_path}/results.jsonl"
     with pytest.raises(errors.DataError, match="no rows of experts of .*: twice"):

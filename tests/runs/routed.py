@@ -50,13 +50,13 @@ def save_expert(
 
 def observer(folder, **changes):
     """Returns the run that observes the experts of a library."""
-    given = {
+    fields = {
         "model_dir": str(folder),
         "data": toy.DATA,
         "initial_checkpoint_path": "{MODEL_DIR}/base",
         "settings": SETTINGS,
     }
-    return observe.Observe(**(given | changes))
+    return observe.Observe(**(fields | changes))
 
 
 def chosen(folder, router, names=("plain", "twice")):
@@ -70,13 +70,13 @@ def chosen(folder, router, names=("plain", "twice")):
     )
 
 
-def check_is_expert(given, folder, name):
+def check_is_expert(candidate, folder, name):
     """Asserts that a candidate has the logits of one expert alone, but for rounding."""
     base = loaded.Base.load(folder / "base")
     expert = loaded.Expert.load(folder / "experts" / name)
-    params, spec = given.load(base)
+    params, spec = candidate.load(base)
     inputs = np.arange(2, 14, dtype=np.int32).reshape(2, 6)
-    made, alone = (
+    logits, alone = (
         jax.jit(bases.build_model(base.config, adapter).apply)(
             {"params": of_model}, inputs, inputs
         )
@@ -85,4 +85,4 @@ def check_is_expert(given, folder, name):
             (expert.adapter, base.with_expert(expert)),
         )
     )
-    np.testing.assert_allclose(made, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
+    np.testing.assert_allclose(logits, alone, rtol=0, atol=1e-6 * np.abs(alone).max())

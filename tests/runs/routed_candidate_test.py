@@ -52,8 +52,8 @@ def test_an_expert_of_weight_1_among_others_of_other_widths_is_that_expert(
 ):
     """Up to rounding: products of other lengths are added up in another order."""
     router = token_routers.Fixed(weights=tuple(np.eye(2)[number].tolist()))
-    given = dataclasses.replace(chosen(folder, router), norms_of=NAMES[number])
-    check_is_expert(given, folder, NAMES[number])
+    candidate = dataclasses.replace(chosen(folder, router), norms_of=NAMES[number])
+    check_is_expert(candidate, folder, NAMES[number])
 
 
 def test_routers_know_experts_by_what_these_are_without_padding(folder):

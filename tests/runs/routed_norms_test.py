@@ -36,9 +36,9 @@ def strategy(router, **changes):
 
 
 def routed(folder, router, **changes):
-    given = chosen(folder, router)
+    candidate = chosen(folder, router)
     changes = {"routes_norms": True, "record_settings": SUB_LAYER} | changes
-    return dataclasses.replace(given, **changes)
+    return dataclasses.replace(candidate, **changes)
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -62,8 +62,8 @@ def test_norms_have_all_scales_and_the_gates_of_the_adapters_behind_them(folder)
             np.testing.assert_array_equal(
                 leaves[f"{norm}/router/gate"][:, number], gate
             )
-            made = leaves[f"{norm}/experts/scale"][:, number]
-            np.testing.assert_array_equal(made, scales[f"{norm}/scale"])
+            leaf = leaves[f"{norm}/experts/scale"][:, number]
+            np.testing.assert_array_equal(leaf, scales[f"{norm}/scale"])
             assert f"{norm}/scale" not in leaves
     assert leaves["encoder/encoder_norm/scale"].ndim == 1  # which is averaged
     marks = {routed(folder, token_routers.Gates()).fingerprint}
@@ -73,24 +73,28 @@ def test_norms_have_all_scales_and_the_gates_of_the_adapters_behind_them(folder)
 
 def test_routed_norms_are_scored_by_elm_eval_and_even_ones_as_averaged(folder, capsys):
     even = token_routers.Fixed()
-    given = [
+    strategies = [
         strategy(even),
         strategy(even, norms="averaged"),
         strategy(input_routers.Logo(top_k=1)),
         strategy(token_routers.Gates()),
         strategy(token_routers.Gates(top_k=1), only_chosen=True),
     ]
-    run = toy.score(folder, experts=(), strategies=("base", *given))
+    run = toy.score(folder, experts=(), strategies=("base", *strategies))
     plan = run.plan()
     assert "2 experts" in str(plan["tokens_by_gates_norms_routed_reading_sub_layer"])
     run.run()
     store = result_store.ResultStore(run.path(run.results_path))
     rows = [row for row in store.rows() if row.metric == "accuracy"]
     scores = {(row.expert, row.task): store.per_example(row)["scores"] for row in rows}
-    assert len({row.expert_fingerprint for row in rows}) == len(given) + 1
+    assert len({row.expert_fingerprint for row in rows}) == len(strategies) + 1
     for task in toy.TASKS:
-        made, averaged = (scores[router.label, task] for router in given[:2])
-        np.testing.assert_allclose(made, averaged, rtol=1e-5)  # sums of float32
+        routed_scores, averaged = (
+            scores[router.label, task] for router in strategies[:2]
+        )
+        np.testing.assert_allclose(
+            routed_scores, averaged, rtol=1e-5
+        )  # sums of float32
     capsys.readouterr()
     run.run()
     assert "to score: 0" in capsys.readouterr().out
@@ -134,7 +138,7 @@ def test_experts_without_layer_norms_are_refused_before_anything_is_scored(
         save_expert(folder, name, seed, pattern=expert_parts.ADAPTERS)
 
     toy.make_library(tmp_path, save_adapters)
-    given = strategy(token_routers.Fixed(), norms=norms)
-    run = toy.score(tmp_path, experts=(), strategies=("base", given))
+    routed_strategy = strategy(token_routers.Fixed(), norms=norms)
+    run = toy.score(tmp_path, experts=(), strategies=("base", routed_strategy))
     with pytest.raises(errors.ConfigError, match="which has no layer norms"):
         run.plan()

@@ -96,8 +96,8 @@ def test_who_chooses_an_expert_has_its_score_regret_and_way(folder, lines):
     assert number(table["retrieved"][3]) == pytest.approx(share, abs=0.6)
     hits = sum(name == "plain" for name in votes.values())
     is_own = votes["plain_ask"] == "plain"  # the other task is of no expert
-    told = [f"{hits} of 2", f"{int(is_own)} of 1", f"{len({*votes.values()})}"]
-    assert table["retrieved"][4:7] == told
+    cells = [f"{hits} of 2", f"{int(is_own)} of 1", f"{len({*votes.values()})}"]
+    assert table["retrieved"][4:7] == cells
     assert number(table["retrieved"][7]) == 0
 
 
@@ -200,9 +200,9 @@ def test_a_score_that_is_not_there_is_named(folder, questions, place, name):
 def test_each_of_two_experts_that_were_trained_on_a_task_is_its_own(folder, questions):
     routed.save_expert(folder, "both", 3, tasks=("twice_ask", "plain_ask"))
     both = folder / "experts" / "both"
-    asked = [q._replace(experts={**q.experts, "both": both}) for q in questions]
-    recorded_again(folder, asked, "owned.jsonl", lambda *_: {})
-    figures = dict(table_of(folder, asked, "owned.jsonl").rows)
+    with_both = [q._replace(experts={**q.experts, "both": both}) for q in questions]
+    recorded_again(folder, with_both, "owned.jsonl", lambda *_: {})
+    figures = dict(table_of(folder, with_both, "owned.jsonl").rows)
     hits = {name: figures[name][5] for name in ("plain", "twice", "both")}
     assert hits == {"plain": "1 of 1", "twice": "0 of 1", "both": "1 of 1"}
 

@@ -51,28 +51,28 @@ def make_library(folder, seed, *, name="", **changes):
 
 
 def questions_of(folder, seed):
-    asked = toy.ask(folder, library_dir=f"{{MODEL_DIR}}/library/seed{seed}")
-    return asked.ask(asked, toy.TASKS, asked.data)
+    retrieval = toy.ask(folder, library_dir=f"{{MODEL_DIR}}/library/seed{seed}")
+    return retrieval.ask(retrieval, toy.TASKS, retrieval.data)
 
 
 def record_all(folder, seed):
     values = (BASE, PLAIN[seed], TWICE, PLAIN[seed] - BELOW)
     for question in questions_of(folder, seed):
         target = strategy.Target(question.task, folder.joinpath, question)
-        given = compared.given_for(folder, question)[:3]
-        given.append(strategies.MergeAll().choose(target))
-        for place, (candidate, value) in enumerate(zip(given, values, strict=True)):
+        choices = compared.candidates_for(folder, question)[:3]
+        choices.append(strategies.MergeAll().choose(target))
+        for place, (candidate, value) in enumerate(zip(choices, values, strict=True)):
             same = np.full(len(IDS), value)
             compared.record(folder, question, candidate, place, values=same)
 
 
 def several(folder, *names, **changes):
-    given = {
+    fields = {
         "libraries": names or ("{MODEL_DIR}/library/seed[1-3]",),
         "strategies": ("retrieved", "merged_all"),
         "num_timed": 0,
     }
-    return compare(folder, **(given | changes))
+    return compare(folder, **(fields | changes))
 
 
 def table_of(run):

@@ -49,20 +49,20 @@ MANY = (
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
+def timed_question(tmp_path_factory):
     """A task that asks a library, with what scores, the base, and embedding's clock."""
     tmp_path = tmp_path_factory.mktemp("times")
     clock = Clock()
     with scored.registered(), mock.patch.object(embedders.EmbedderSpec, "make", clock):
         toy.make_library(tmp_path, routed.save_expert)
         toy.score(tmp_path, experts=(), strategies=("base", *MANY)).run()
-        asked = toy.ask(tmp_path)
+        retrieval = toy.ask(tmp_path)
         base = loaded.Base.load(tmp_path / "base")
-        data = asked.data.opened(asked.place)
+        data = retrieval.data.opened(retrieval.place)
         where = placement.Placement()
         program = scorer.Scorer(base, data, batch_size=8, where=where)
         clock.seconds = 0
-        (question,) = asked.ask(asked, toy.TASKS[:1], asked.data)
+        (question,) = retrieval.ask(retrieval, toy.TASKS[:1], retrieval.data)
         spans = span_corruption.missing_spans(
             question.dataset, question.rows, vocabulary=data.vocabulary, seed=0
         )
@@ -81,24 +81,24 @@ class Clock:
     seconds = 0
     make = staticmethod(embedders.EmbedderSpec.make)
 
-    def __call__(self, **given):
-        made = self.make(toy.ENCODER, **given)
+    def __call__(self, **options):
+        embedder = self.make(toy.ENCODER, **options)
         took = itertools.chain([FIRST], itertools.repeat(LATER))
 
         def embed(texts):
             self.seconds += next(took)
-            return made.embed(texts)
+            return embedder.embed(texts)
 
-        return types.SimpleNamespace(name=made.name, embed=embed)
+        return types.SimpleNamespace(name=embedder.name, embed=embed)
 
     def perf_counter(self):
         return self.seconds
 
 
 @pytest.fixture(scope="module")
-def times(asked):
+def times(timed_question):
     """The times of routers, where every single expert is slow to be loaded."""
-    target, program, base, _ = asked
+    target, program, base, _ = timed_question
     plain = candidates.Candidate.load
 
     def slow(self, base):
@@ -110,9 +110,9 @@ def times(asked):
 
 
 @pytest.mark.slow
-def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
+def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(timed_question):
     """By a clock that nothing but embedding moves."""
-    target, program, base, clock = asked
+    target, program, base, clock = timed_question
     with mock.patch.object(router_times, "time", clock):
         times = router_times.measure(MANY, [target], program, base)
     choosing = {label: measured.choosing for label, measured in times.items()}
@@ -126,8 +126,8 @@ def test_embedding_counts_as_it_is_later_and_for_who_reads_votes(asked):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("router", MANY, ids=lambda router: router.label)
-def test_who_says_that_it_reads_no_votes_chooses_without(asked, router):
-    target, *_ = asked
+def test_who_says_that_it_reads_no_votes_chooses_without(timed_question, router):
+    target, *_ = timed_question
     question = target.question._replace(score_rows=even_scores)
     spans = question.missing_spans(0)._replace(score_rows=even_scores)
     question = question._replace(missing_spans=lambda _: spans)

@@ -23,7 +23,7 @@ from elm_jax.runs import (
     strategy,
 )
 from tests.runs import toy
-from tests.runs.evaluated import evaluation, kept, rows_of
+from tests.runs.evaluated import evaluation, rows_of, score_store
 
 pytestmark = pytest.mark.usefixtures("toy_tasks")
 
@@ -36,9 +36,9 @@ def folder(routers_folder, tmp_path):
 def best_answers(folder, task):
     """Each expert's log-probabilities of its best answers, one row at a time."""
     base = loaded.Base.load(folder / "base")
-    asked = toy.ask(folder)
-    (question,) = asked.ask(asked, (task,), asked.data)
-    data = asked.data.opened(str)
+    retrieval = toy.ask(folder)
+    (question,) = retrieval.ask(retrieval, (task,), retrieval.data)
+    data = retrieval.data.opened(str)
     program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
     best = {}
     for name, place in question.experts.items():
@@ -76,21 +76,23 @@ def test_a_merge_by_behaviour_is_weighed_by_likelihood(routers_folder):
 
 def test_words_choose_the_owner_of_the_likest_key(routers_folder):
     rows = rows_of(routers_folder)
-    for asked in asked_of(routers_folder):
-        texts = asked.key_texts()
+    for question_of_task in asked_of(routers_folder):
+        texts = question_of_task.key_texts()
         assert {*texts} == {"plain", "twice"}
         assert all(len(key_texts) == 4 for key_texts in texts.values())
-        assert all(text.startswith("Answer Choices") for text in asked.query_texts())
-        best = word_votes.votes(texts, asked.query_texts())[0][0]
-        assert [*rows["by_words", asked.task].experts] == [best]
+        assert all(
+            text.startswith("Answer Choices") for text in question_of_task.query_texts()
+        )
+        best = word_votes.votes(texts, question_of_task.query_texts())[0][0]
+        assert [*rows["by_words", question_of_task.task].experts] == [best]
 
 
 def test_rows_behind_keys_that_are_not_those_embedded_are_refused(routers_folder):
-    asked, *_ = asked_of(routers_folder)
-    first, *rest = asked.keys
+    library_question, *_ = asked_of(routers_folder)
+    first, *rest = library_question.keys
     changed = dataclasses.replace(first, texts_sha256="0" * 64)
     with pytest.raises(errors.DataError, match="other texts of the rows behind"):
-        asked._replace(keys=(changed, *rest)).key_texts()
+        library_question._replace(keys=(changed, *rest)).key_texts()
 
 
 def test_who_abstains_on_every_task_has_the_scores_of_the_base(routers_folder):
@@ -110,21 +112,21 @@ def test_only_the_first_by_votes_are_looked_at(routers_folder):
 
 
 def asked_of(folder):
-    asked = toy.ask(folder)
-    return asked.ask(asked, toy.TASKS, asked.data)
+    retrieval = toy.ask(folder)
+    return retrieval.ask(retrieval, toy.TASKS, retrieval.data)
 
 
 @pytest.mark.slow
 def test_halving_takes_the_best_on_the_labelled_rows_that_ask(folder, capsys):
     """With all rows at once, against right answers counted one row at a time."""
-    asked = dataclasses.replace(toy.ask(folder), num_queries=4)
-    given = routers.ByHalving(first_rows=4)
-    evaluation(folder, retrieval=asked, strategies=("base", given)).run()
+    retrieval = dataclasses.replace(toy.ask(folder), num_queries=4)
+    router = routers.ByHalving(first_rows=4)
+    evaluation(folder, retrieval=retrieval, strategies=("base", router)).run()
     base = loaded.Base.load(folder / "base")
-    data = asked.data.opened(str)
+    data = retrieval.data.opened(str)
     program = scorer.Scorer(base, data, batch_size=8, where=placement.Placement())
     rows = rows_of(folder)
-    for question in asked.ask(asked, toy.TASKS, asked.data):
+    for question in retrieval.ask(retrieval, toy.TASKS, retrieval.data):
         right = {}
         for name, place in question.experts.items():
             params, adapter = candidates.Candidate(name, (place,)).load(base)
@@ -139,9 +141,9 @@ def test_halving_takes_the_best_on_the_labelled_rows_that_ask(folder, capsys):
             right[name] = tuple(np.round(np.mean(measures, axis=0), 6))
         assert len({*right.values()}) == 2  # else the name decides
         best = max(right, key=right.__getitem__)
-        assert [*rows[given.label, question.task].experts] == [best]
+        assert [*rows[router.label, question.task].experts] == [best]
     capsys.readouterr()
-    evaluation(folder, retrieval=asked, strategies=("base", given)).run()
+    evaluation(folder, retrieval=retrieval, strategies=("base", router)).run()
     assert "to score: 0" in capsys.readouterr().out
 
 
@@ -153,25 +155,34 @@ def test_no_row_whose_label_halving_reads_is_scored(folder):
     """
     where = "{MODEL_DIR}/by_validation"
     toy.build(folder, library_dir=where, split="validation", random_seed=43).run()
-    asked = toy.ask(folder, library_dir=where, tasks=("plain_ask",))
-    given = {"tasks": ("plain_ask",), "retrieval": asked, "splits": ("validation",)}
+    retrieval = toy.ask(folder, library_dir=where, tasks=("plain_ask",))
+    settings = {
+        "tasks": ("plain_ask",),
+        "retrieval": retrieval,
+        "splits": ("validation",),
+    }
     halved = ("base", routers.ByHalving())
     with pytest.raises(errors.DataError, match="labels choose an expert"):
-        evaluation(folder, strategies=halved, **given).run()
-    evaluation(folder, strategies=halved, **(given | {"splits": ("test",)})).run()
+        evaluation(folder, strategies=halved, **settings).run()
+    evaluation(folder, strategies=halved, **(settings | {"splits": ("test",)})).run()
 
 
 def test_the_order_of_halving_is_that_of_rows_everywhere_else(tmp_path):
     """By raw bits, which no release of NumPy changes."""
-    asked, seen = toy.question(tmp_path)._replace(rows=tuple(range(100, 108))), []
+    halved_question, seen = (
+        toy.question(tmp_path)._replace(rows=tuple(range(100, 108))),
+        [],
+    )
 
     def score(names, rows):
         seen.extend(rows)
         return [[[0.0, -1.0]] * len(rows) for _ in names]
 
     example = types.SimpleNamespace(choices_text=("yes", "no"), label=0)
-    asked = asked._replace(score_rows=score, dataset=[example] * 108)
-    routers.ByHalving(first_rows=8, random_seed=5).pick(asked)
+    halved_question = halved_question._replace(
+        score_rows=score, dataset=[example] * 108
+    )
+    routers.ByHalving(first_rows=8, random_seed=5).pick(halved_question)
     assert seen == [100 + place for place in sampling.order_rows(8, seed=5)]
 
 
@@ -180,32 +191,32 @@ def test_halving_takes_what_is_known_of_all_experts_and_scores_nothing(folder):
     """And takes the same experts as where it scores them itself."""
     alone = routers.ByHalving(first_rows=1)
     evaluation(folder, strategies=("base", alone)).run()
-    taken = [rows_of(folder)[alone.label, task].experts for task in toy.TASKS]
-    before = kept(folder).rows()
+    chosen = [rows_of(folder)[alone.label, task].experts for task in toy.TASKS]
+    before = score_store(folder).rows()
     both = (routers.ByBehaviour(), dataclasses.replace(alone, name="again"))
     evaluation(folder, strategies=("base", *both)).run()
-    assert kept(folder).rows() == before
-    assert [rows_of(folder)["again", task].experts for task in toy.TASKS] == taken
+    assert score_store(folder).rows() == before
+    assert [rows_of(folder)["again", task].experts for task in toy.TASKS] == chosen
 
 
 @pytest.mark.slow
 def test_halving_scores_the_better_half_alone_on_more_rows(folder):
     toy.save_expert(folder, "signs", 3)
     toy.build(folder, experts=("{MODEL_DIR}/experts/signs",)).run()
-    asked = dataclasses.replace(toy.ask(folder), num_queries=4)
-    before = len(kept(folder).rows())
-    given = routers.ByHalving(first_rows=2)
-    evaluation(folder, retrieval=asked, strategies=("base", given)).run()
-    counts = [row.num_examples for row in kept(folder).rows()[before:]]
+    retrieval = dataclasses.replace(toy.ask(folder), num_queries=4)
+    before = len(score_store(folder).rows())
+    router = routers.ByHalving(first_rows=2)
+    evaluation(folder, retrieval=retrieval, strategies=("base", router)).run()
+    counts = [row.num_examples for row in score_store(folder).rows()[before:]]
     # Three experts on two rows, and two on two more.
     assert sorted(counts) == [2] * (3 + 2) * len(toy.TASKS)
 
 
 def test_halving_is_refused_where_there_are_no_right_answers(folder):
-    asked = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
+    retrieval = dataclasses.replace(toy.ask(folder), tasks=("written_ask",))
     strategies = (routers.ByHalving(),)
     run = evaluation(
-        folder, tasks=("written_ask",), retrieval=asked, strategies=strategies
+        folder, tasks=("written_ask",), retrieval=retrieval, strategies=strategies
     )
     with pytest.raises(errors.ConfigError, match="written_ask"):
         run.run()
@@ -240,31 +251,44 @@ def question(tmp_path, **scores):
 
 
 def test_what_a_router_takes(tmp_path):
-    asked = question(tmp_path, a=(-3.0, -4.0), b=(-1.0, -9.0), c=(-0.5, -2.0))
-    assert routers.ByBehaviour().pick(asked).experts == ("c",)
-    assert routers.ByBehaviour(statistic="margin").pick(asked).experts == ("b",)
-    assert routers.ByBehaviour(num_experts=2).pick(asked).experts == ("c", "b")
+    library_question = question(
+        tmp_path, a=(-3.0, -4.0), b=(-1.0, -9.0), c=(-0.5, -2.0)
+    )
+    assert routers.ByBehaviour().pick(library_question).experts == ("c",)
+    assert routers.ByBehaviour(statistic="margin").pick(library_question).experts == (
+        "b",
+    )
+    assert routers.ByBehaviour(num_experts=2).pick(library_question).experts == (
+        "c",
+        "b",
+    )
     # The votes name a and b first; c is not looked at.
-    assert routers.ByBehaviour(among=2).looks_at(asked) == ["a", "b"]
-    assert routers.ByBehaviour(among=2).pick(asked).experts == ("b",)
+    assert routers.ByBehaviour(among=2).looks_at(library_question) == ["a", "b"]
+    assert routers.ByBehaviour(among=2).pick(library_question).experts == ("b",)
     picked = routers.ByBehaviour(
         num_experts=2, weigh=True, method=averages.Weighted(), temperature=0.5
-    ).pick(asked)
+    ).pick(library_question)
     share = 1 / (1 + np.exp(-1.0))  # half a nat at temperature 1/2
     assert isinstance(picked.method, averages.Weighted)
     np.testing.assert_allclose(picked.method.weights, (share, 1 - share))
 
 
 def test_where_no_expert_is_good_enough_the_base_or_the_mean_of_all_is_taken(tmp_path):
-    asked = question(tmp_path, a=(-3.0, -4.0), b=(-1.0, -9.0), c=(-0.5, -2.0))
+    library_question = question(
+        tmp_path, a=(-3.0, -4.0), b=(-1.0, -9.0), c=(-0.5, -2.0)
+    )
     router = routers.ByBehaviour(abstains=True, least=-0.5)
-    assert router.pick(asked).experts == ("c",)  # -0.5 is enough
+    assert router.pick(library_question).experts == ("c",)  # -0.5 is enough
     shy = dataclasses.replace(router, least=-0.4)
-    taken = shy.choose(strategy.Target("task", tmp_path.joinpath, asked))
-    assert (taken.folders, taken.fingerprint, taken.is_merged) == ((), "", False)
-    assert taken.name == "by_log_prob_or_base_below_-0.4"
+    candidate = shy.choose(strategy.Target("task", tmp_path.joinpath, library_question))
+    assert (candidate.folders, candidate.fingerprint, candidate.is_merged) == (
+        (),
+        "",
+        False,
+    )
+    assert candidate.name == "by_log_prob_or_base_below_-0.4"
     mixed = dataclasses.replace(shy, otherwise="uniform")
-    assert mixed.pick(asked).experts == ("a", "b", "c")
+    assert mixed.pick(library_question).experts == ("a", "b", "c")
     assert mixed.merges
     assert not shy.merges
 

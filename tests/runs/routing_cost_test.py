@@ -84,10 +84,10 @@ def test_experts_of_a_narrow_model_take_half_the_bytes_and_routers_do_not():
 
 
 def test_a_plan_tells_share_and_size():
-    told = routing_cost.describe(SHAPE, mixed(only_chosen=True))
-    assert told.startswith("2 of 6 experts: ")
-    assert told.endswith("0.0 MB")
-    assert "% of the base's" in told
+    description = routing_cost.describe(SHAPE, mixed(only_chosen=True))
+    assert description.startswith("2 of 6 experts: ")
+    assert description.endswith("0.0 MB")
+    assert "% of the base's" in description
     loras = mixed(spec=lora.Lora(rank=2))
     assert "6 experts" in routing_cost.describe(SHAPE, loras)
 
@@ -96,10 +96,10 @@ def test_a_plan_tells_share_and_size():
 def test_observing_costs_passes_over_rows_and_two_for_each_step_of_gates(steps, rows):
     settings = routing_records.Settings(num_examples=10, batch_size=4, gate_steps=steps)
     mixed_spec = mixture.Mixture(of=SPEC, num_experts=1, router=token_routers.Gates())
-    told = routing_cost.observing(
+    description = routing_cost.observing(
         SHAPE, mixed_spec, settings, num_experts=3, inputs_length=8, targets_length=2
     )
     batch = cost.BatchShape(batch_size=1, inputs_length=8, targets_length=2)
     model = t5.T5(SHAPE, mixed_spec.adapter_fn(WIDTH))
     flops = 3 * rows * cost.forward_flops(SHAPE, batch, t5.param_shapes(model))
-    assert told.startswith(f"{flops:.2g} FLOPs")
+    assert description.startswith(f"{flops:.2g} FLOPs")

@@ -38,8 +38,8 @@ def built(kind, name, folder) -> Any:
 
 
 def numbers(line):
-    found = re.findall(r"\d[\d.,]*(?:e\+\d+)?", line)
-    return [float(number.rstrip(".,").replace(",", "")) for number in found]
+    number_texts = re.findall(r"\d[\d.,]*(?:e\+\d+)?", line)
+    return [float(number.rstrip(".,").replace(",", "")) for number in number_texts]
 
 
 def observing(number):

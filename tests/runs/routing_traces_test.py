@@ -49,8 +49,8 @@ def traced_rows(folder):
     ],
 )
 def test_the_heaviest_expert_has_the_greatest_mean_weight_alone(weights, name):
-    given = np.array(weights)
-    trace = routing_traces.Trace(1, ("a", "b"), ("x", "y"), given, (), ())
+    place_weights = np.array(weights)
+    trace = routing_traces.Trace(1, ("a", "b"), ("x", "y"), place_weights, (), ())
     assert trace.heaviest == name
 
 
@@ -58,8 +58,8 @@ def test_the_heaviest_expert_has_the_greatest_mean_weight_alone(weights, name):
 def test_a_trace_has_the_mean_weights_of_real_tokens_alone(folder):
     """A short row beside a long one, against each alone."""
     base = loaded.Base.load(folder / "base")
-    asked = toy.ask(folder)
-    data = asked.data.opened(asked.place)
+    retrieval = toy.ask(folder)
+    data = retrieval.data.opened(retrieval.place)
     params, spec = routed.chosen(folder, TOLD.router).load(base)
     small, large = (
         scorer.Scorer(base, data, batch_size=size, where=placements.Placement())
@@ -98,9 +98,9 @@ def test_a_trace_has_the_mean_weights_of_real_tokens_alone(folder):
     np.testing.assert_allclose(several.weights, whole.weights, atol=2e-3)
     np.testing.assert_allclose(traced.weights.sum(axis=-1), 1, atol=2e-3)
     assert [*map(len, traced.pieces)] == [len(long.inputs), 4]
-    kept = routing_traces.read(arrays[routing_traces.ARRAY])
-    assert (kept.num_rows, kept.experts) == (3, names)
-    assert kept.places == tuple(
+    read_trace = routing_traces.read(arrays[routing_traces.ARRAY])
+    assert (read_trace.num_rows, read_trace.experts) == (3, names)
+    assert read_trace.places == tuple(
         f"{stack}/{part}_adapter 0"
         for stack, part in (
             ("encoder", "attention"),
@@ -112,12 +112,12 @@ def test_a_trace_has_the_mean_weights_of_real_tokens_alone(folder):
 
 
 def example(num_inputs, *choices):
-    made = [np.full(number, 5, np.int32) for number in (num_inputs, *choices)]
+    token_arrays = [np.full(number, 5, np.int32) for number in (num_inputs, *choices)]
     return token_store.Example(
         example_id=0,
-        inputs=made[0],
-        targets=made[1],
-        choices=tuple(made[1:]),
+        inputs=token_arrays[0],
+        targets=token_arrays[1],
+        choices=tuple(token_arrays[1:]),
         answer_choices=None,
         label=0,
         inputs_text="",
@@ -168,7 +168,7 @@ def test_rows_make_few_shapes_of_batches():
 
 @pytest.mark.slow
 def test_a_plan_counts_the_experts_that_are_mixed(folder):
-    def told(strategy):
+    def planned_hours(strategy):
         run = toy.score(folder, experts=(), strategies=(strategy,), device_flops=1.0)
         hours = re.search(r"([\d,.]+) hours", run.plan()["cost, about"])[1]
         return float(hours.replace(",", ""))
@@ -176,8 +176,8 @@ def test_a_plan_counts_the_experts_that_are_mixed(folder):
     info = manifest.read_manifest(folder / "experts" / "plain")
     share = TOLD.added_share(scored.SHAPE, [info, info])
     assert share > 0.01
-    expected = told("retrieved") * (1 + share)
-    np.testing.assert_allclose(told(TOLD), expected, rtol=1e-3)
+    expected = planned_hours("retrieved") * (1 + share)
+    np.testing.assert_allclose(planned_hours(TOLD), expected, rtol=1e-3)
 
 
 def test_traces_are_small_and_no_setting_of_a_strategy():

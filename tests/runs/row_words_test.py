@@ -20,7 +20,7 @@ def dataset(tmp_path):
         yield data.open("plain_ask", "train")
 
 
-def kept(tmp_path):
+def word_files(tmp_path):
     return [*(tmp_path / "cache/plain_ask").glob(".*.words-*")]
 
 
@@ -31,7 +31,7 @@ def equal(words, other_words):
 
 def test_words_are_made_once_for_each_content(dataset, tmp_path, monkeypatch):
     words = row_words.of(dataset, str(tmp_path / "cache"))
-    (folder,) = kept(tmp_path)
+    (folder,) = word_files(tmp_path)
     assert dataset.fingerprint in folder.name
     monkeypatch.setattr(overlap.Texts, "of", None)
     again = row_words.find(
@@ -50,7 +50,7 @@ def test_a_split_that_is_not_here_has_no_words(dataset, tmp_path):
 @pytest.mark.parametrize("name", ["index.json", token_store.ARRAYS_FILE])
 def test_damaged_words_are_made_again(dataset, tmp_path, name):
     words = row_words.of(dataset, str(tmp_path / "cache"))
-    (folder,) = kept(tmp_path)
+    (folder,) = word_files(tmp_path)
     path = folder / name
     content = bytearray(path.read_bytes())
     content[0] ^= 1
@@ -67,7 +67,7 @@ def test_words_that_cannot_be_kept_are_made_all_the_same(
 
     monkeypatch.setattr(row_words.folders, "new_folder", refuse)
     assert len(row_words.of(dataset, str(tmp_path / "cache"))) == len(dataset)
-    assert not kept(tmp_path)
+    assert not word_files(tmp_path)
 
 
 def test_two_that_make_the_same_words_at_once_leave_one_folder(
@@ -94,6 +94,6 @@ def test_two_that_make_the_same_words_at_once_leave_one_folder(
         thread.join(60)
     first, second = both
     assert equal(first, second)
-    assert len(kept(tmp_path)) == 1
+    assert len(word_files(tmp_path)) == 1
     monkeypatch.setattr(overlap.Texts, "of", None)
     assert equal(row_words.of(dataset, str(tmp_path / "cache")), first)

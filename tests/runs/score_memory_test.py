@@ -16,7 +16,7 @@ RANKING = 4 * 4 * 8 * 1024
 DECODING = (4 + 4 + 1) * 2 * 32 * 32 + 4 * 4 * 32 * 16
 
 
-def told(kind, plan):
+def sizes_text(kind, plan):
     return plan[f"bytes per device of {kind}, about"]
 
 
@@ -27,11 +27,11 @@ def test_a_plan_tells_the_bytes_of_ranking_and_decoding(tmp_path):
         plan = scored.make_run(tmp_path, "plain").plan()
     parameters = trees.count_bytes(t5.param_shapes(t5.T5(scored.SHAPE)))
     for kind, size in {"ranking": RANKING, "decoding": DECODING}.items():
-        assert told(kind, plan).startswith(
+        assert sizes_text(kind, plan).startswith(
             f"{show_size(parameters + size)}: parameters {show_size(parameters)},"
             f" activations {show_size(size)}"
         )
-    assert told("ranking", plan).endswith(" (4 choices as long as targets)")
+    assert sizes_text("ranking", plan).endswith(" (4 choices as long as targets)")
     assert f"{plan['devices']}" == "8 (data) x 1 (fsdp) x 1 (model) by rules 'data'"
 
 
@@ -48,14 +48,14 @@ def test_more_rows_and_beams_take_more(tmp_path):
                 (8, beams),
             )
         )
-    assert f"activations {show_size(8 * RANKING)}" in told("ranking", many)
-    assert f"activations {show_size(8 * DECODING)}" in told("decoding", many)
+    assert f"activations {show_size(8 * RANKING)}" in sizes_text("ranking", many)
+    assert f"activations {show_size(8 * DECODING)}" in sizes_text("decoding", many)
     # Keys and values of 16 numbers: of 32 inputs, and of what 64 beams write twice, and
     # once more their half, which is moved.
     position = 2 * 16 * 4
     size = 32 * position + 64 * 8 * position * 5 // 2
-    assert f"activations {show_size(size)}" in told("decoding", wide)
-    assert told("ranking", wide) == told("ranking", few)
+    assert f"activations {show_size(size)}" in sizes_text("decoding", wide)
+    assert sizes_text("ranking", wide) == sizes_text("ranking", few)
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused_in_the_plan(tmp_path):

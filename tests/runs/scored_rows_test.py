@@ -57,10 +57,10 @@ def test_an_evaluation_scores_none_of_the_rows_that_asked(library_folder, tmp_pa
     questions = retrieval.ask(
         toy.build(folder), toy.TASKS, toy.DATA, base_path="{MODEL_DIR}/base"
     )
-    asked = {question.task: {*question.rows} for question in questions}
+    asking_rows = {question.task: {*question.rows} for question in questions}
     rows = store.rows()
-    assert {row.task for row in rows} == {*asked}
+    assert {row.task for row in rows} == {*asking_rows}
     for row in rows:
         scored = {*store.per_example(row)["example_ids"].tolist()}
-        assert len(asked[row.task]) == 2
-        assert scored == {*range(row.split_rows)} - asked[row.task]
+        assert len(asking_rows[row.task]) == 2
+        assert scored == {*range(row.split_rows)} - asking_rows[row.task]

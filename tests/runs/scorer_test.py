@@ -75,13 +75,13 @@ def test_placed_parameters_are_those_that_were_given(base, program):
 @pytest.mark.slow
 def test_an_expert_with_all_parameters_frees_the_memory_of_the_base(base, program):
     placed = trees.flatten(program.place(base.params))
-    kept = [weakref.ref(leaf) for leaf in placed.values()]
+    leaf_refs = [weakref.ref(leaf) for leaf in placed.values()]
     del placed
     program.place(changed(base, ".*norm.*"))
-    assert any(leaf() is not None for leaf in kept)
+    assert any(leaf() is not None for leaf in leaf_refs)
     program.place(changed(base, ".*"))
     gc.collect()
-    assert all(leaf() is None for leaf in kept)
+    assert all(leaf() is None for leaf in leaf_refs)
 
 
 @dataclasses.dataclass(frozen=True)

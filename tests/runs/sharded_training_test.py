@@ -124,5 +124,5 @@ def test_an_upload_that_fails_leaves_the_expert_and_fails_the_run(whole, tmp_pat
     bindings = (*BINDINGS, f"PUBLISH_URL = '{tmp_path / 'bucket'}'")
     with pytest.raises(errors.TrainingError, match=f"1 of 3 .*(?s:.*){EXPERTS[0]}"):
         run(tmp_path, "prompt_experts", *bindings)
-    there = bucket.Bucket(f"{tmp_path / 'bucket'}").experts()
-    assert sorted(there) == sorted(EXPERTS[1:])
+    published = bucket.Bucket(f"{tmp_path / 'bucket'}").experts()
+    assert sorted(published) == sorted(EXPERTS[1:])

@@ -33,11 +33,11 @@ def anything_installed(monkeypatch):
 
 def compiled_by(monkeypatch, total_gib):
     """Lets programs take what a function of them says; returns what was compiled."""
-    asked = []
+    compiled = []
 
     def compile_program(program, target, *, keep_in=""):
         assert not keep_in
-        asked.append((program, target))
+        compiled.append((program, target))
         size = int(total_gib(program) * GIB)
         memory = result.Memory(
             arguments=size, outputs=0, aliased=0, temporaries=0, code=0
@@ -45,7 +45,7 @@ def compiled_by(monkeypatch, total_gib):
         return result.Compiled(memory=memory)
 
     monkeypatch.setattr(compiler, "compile_program", compile_program)
-    return asked
+    return compiled
 
 
 @pytest.mark.slow
@@ -127,17 +127,17 @@ def test_a_run_that_does_not_fit_says_what_would(monkeypatch, capsys):
         *("gin/t5/dataset_experts.gin", SMALL, *plain),
         bindings=["config.Execution.remat = 'none'", "BATCH_SIZE = 16"],
     )
-    asked = compiled_by(
+    compiled = compiled_by(
         monkeypatch, lambda program: 5 if program.model.remat == "layer" else 20
     )
     outcomes = compile_for.compile_run(run, "v5litepod-1", model=shape)
     assert compile_for.show(outcomes) == compile_for.EXIT_DOES_NOT_FIT
-    told = capsys.readouterr().out
-    assert "Execution.remat = 'layer'" in told
-    assert "5.00 compiled" in told
-    assert "does not fit on v5litepod-1" in told.splitlines()[-1]
-    assert asked[0][0].model.remat == "none"
-    assert any(target.name != "v5litepod-1" for _, target in asked)  # a larger slice
+    printed = capsys.readouterr().out
+    assert "Execution.remat = 'layer'" in printed
+    assert "5.00 compiled" in printed
+    assert "does not fit on v5litepod-1" in printed.splitlines()[-1]
+    assert compiled[0][0].model.remat == "none"
+    assert any(target.name != "v5litepod-1" for _, target in compiled)  # a larger slice
 
 
 # Each is all that helps: what fits, on what of how many rows, and what is told of it.
@@ -225,7 +225,7 @@ def test_other_runs_compile_nothing():
 
 @pytest.mark.usefixtures("anything_installed")
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed .SIGSEGV"),
         ("raise ValueError('no such topology')", "ValueError: no such topology"),
@@ -235,8 +235,8 @@ def test_other_runs_compile_nothing():
         ),
     ],
 )
-def test_a_compiler_that_ends_is_told_in_a_sentence(code, told):
-    with pytest.raises(errors.ConfigError, match=told):
+def test_a_compiler_that_ends_is_told_in_a_sentence(code, message):
+    with pytest.raises(errors.ConfigError, match=message):
         compiler.compile_program(
             tiny.RANKING, targets.find("v5litepod-8"), child=("-c", code)
         )

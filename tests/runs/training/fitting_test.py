@@ -14,7 +14,7 @@ from tests.runs.compiling.built import SMALL, build
 DATASET, PROMPT = "gin/t5/dataset_experts.gin", "gin/t5/prompt_experts.gin"
 
 
-def asked(file, remat="fit", bindings=(), **changes):
+def spec_of(file, remat="fit", bindings=(), **changes):
     """Returns a training of T5-small that needs no base."""
     run, shape = build(train.Train, file, SMALL, bindings=bindings)
     return dataclasses.replace(
@@ -42,7 +42,7 @@ def needed():
     everything = with_memory(2**50)
     sizes = {}
     for remat in config.REMATS:
-        spec = asked(DATASET, remat)
+        spec = spec_of(DATASET, remat)
         sizes[remat] = fitting.solo_bytes(spec, everything, 1)
     return sizes
 
@@ -52,9 +52,9 @@ def test_less_memory_makes_more_be_computed_again(needed):
     assert needed["none"] > needed["products"] > needed["layer"]
     for remat, size in needed.items():
         just_enough = with_memory(1.001 * size / fleet_plan.USABLE_SHARE)
-        plan = fitting.fitted(asked(DATASET), just_enough, 1)
+        plan = fitting.fitted(spec_of(DATASET), just_enough, 1)
         assert plan.spec.execution.remat == remat
-        assert plan.spec == asked(DATASET, remat)
+        assert plan.spec == spec_of(DATASET, remat)
         assert plan.why.startswith(f"'{remat}' takes")
 
 
@@ -62,31 +62,31 @@ def test_less_memory_makes_more_be_computed_again(needed):
 def test_where_nothing_fits_each_size_is_told(needed):
     too_little = with_memory(0.9 * needed["layer"])
     with pytest.raises(errors.ConfigError) as caught:
-        fitting.fitted(asked(DATASET), too_little, 1)
+        fitting.fitted(spec_of(DATASET), too_little, 1)
     for remat, size in needed.items():
         assert f"{remat!r} {show_size(size)}" in str(caught.value)
 
 
 def test_devices_that_do_not_tell_their_memory_are_refused():
     with pytest.raises(errors.ConfigError, match="device_memory_gib"):
-        fitting.fitted(asked(PROMPT), with_memory(None), 1)
+        fitting.fitted(spec_of(PROMPT), with_memory(None), 1)
 
 
 def test_what_a_training_says_itself_stays():
-    spec = asked(PROMPT, "layer")
+    spec = spec_of(PROMPT, "layer")
     assert fitting.fitted(spec, with_memory(None), 1) == (spec, "")
 
 
 @pytest.mark.slow
 def test_a_fleet_takes_lanes_before_it_saves_operations():
     layouts = {
-        remat: fleet_plan.layout_of(asked(PROMPT, remat), with_memory(2**50))
+        remat: fleet_plan.layout_of(spec_of(PROMPT, remat), with_memory(2**50))
         for remat in config.REMATS
     }
     sizes = {r: sum(each.bytes_per_device.values()) for r, each in layouts.items()}
     memory = with_memory(1.001 * sizes["layer"] / fleet_plan.USABLE_SHARE)
-    without = fleet_plan.layout_of(asked(PROMPT, "none"), memory)
-    spec = fitting.fitted(asked(PROMPT), memory, 1).spec
+    without = fleet_plan.layout_of(spec_of(PROMPT, "none"), memory)
+    spec = fitting.fitted(spec_of(PROMPT), memory, 1).spec
     layout = fleet_plan.layout_of(spec, memory)
     assert spec.execution.remat == "layer"
     assert layout.num_lanes == layouts["layer"].num_lanes > without.num_lanes
@@ -130,7 +130,7 @@ FIT_ALL = ("placement.Placement.axis_rules = 'fit'", *PARTS)
 
 @pytest.mark.slow
 def test_a_batch_is_taken_in_the_fewest_parts_that_fit(needed):
-    spec = asked(DATASET, "layer", bindings=(*ALONE, *PARTS))
+    spec = spec_of(DATASET, "layer", bindings=(*ALONE, *PARTS))
     sizes = {}
     for count in (1, 2, 4, 128):
         batching = dataclasses.replace(spec.batching, num_parts=count)
@@ -150,8 +150,8 @@ def test_a_batch_is_taken_in_the_fewest_parts_that_fit(needed):
 
 @pytest.mark.slow
 def test_packed_rows_take_the_memory_of_rows_twice_as_long(needed):
-    packed = asked(DATASET, bindings=("options.Batching.pack = True",))
-    rows, longest = asked(DATASET).longest_batch(), packed.longest_batch()
+    packed = spec_of(DATASET, bindings=("options.Batching.pack = True",))
+    rows, longest = spec_of(DATASET).longest_batch(), packed.longest_batch()
     assert longest.batch_size == rows.batch_size
     assert longest.inputs_length == 2 * rows.inputs_length
     assert longest.targets_length == 2 * rows.targets_length
@@ -164,7 +164,7 @@ def test_packed_rows_take_the_memory_of_rows_twice_as_long(needed):
 @pytest.mark.slow
 def test_parts_are_taken_before_layers_are_computed_again(needed):
     """They read parameters again, which is little beside the products of a batch."""
-    spec = asked(DATASET, bindings=(*ALONE, *PARTS))
+    spec = spec_of(DATASET, bindings=(*ALONE, *PARTS))
     memory = with_memory(1.01 * needed["layer"] / fleet_plan.USABLE_SHARE)
     plan = fitting.fitted(spec, memory, 1)
     assert plan.spec.execution.remat == "products"
@@ -175,7 +175,7 @@ def test_parts_are_taken_before_layers_are_computed_again(needed):
 
 @pytest.mark.slow
 def test_parameters_are_split_where_they_do_not_fit_whole():
-    spec = asked(DATASET, "layer", bindings=FIT_ALL)
+    spec = spec_of(DATASET, "layer", bindings=FIT_ALL)
     roomy = fitting.fitted(spec, with_memory(2**40, 8), 8).spec
     whole = dataclasses.replace(
         spec,
@@ -193,22 +193,22 @@ def test_parameters_are_split_where_they_do_not_fit_whole():
 @pytest.mark.slow
 def test_rules_that_do_not_divide_the_parameters_are_passed_over():
     """Three devices divide 96 rows, but not a width of 512."""
-    spec = asked(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 96"))
+    spec = spec_of(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 96"))
     plan = fitting.fitted(spec, with_memory(2**40, 3), 3)
     assert plan.spec.placement.axis_rules == "data"
     assert "; dimensions that the mesh does not divide: " in plan.why
     with pytest.raises(errors.ConfigError, match="(?s)fits on .*does not divide"):
         fitting.fitted(spec, with_memory(2**20, 3), 3)
-    uneven = asked(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 97"))
+    uneven = spec_of(DATASET, "layer", bindings=(*FIT_ALL, "BATCH_SIZE = 97"))
     with pytest.raises(errors.ConfigError, match="a batch of 97 rows for 3 devices"):
         fitting.fitted(uneven, with_memory(2**40, 3), 3)
 
 
 @pytest.mark.slow
 def test_what_is_set_is_obeyed_and_refused_only_where_something_is_left_open():
-    spec = asked(DATASET, "layer", bindings=("options.Batching.num_parts = 4",))
+    spec = spec_of(DATASET, "layer", bindings=("options.Batching.num_parts = 4",))
     assert fitting.fitted(spec, with_memory(1), 8) == (spec, "")
-    spec = asked(DATASET, "none", bindings=(*ALONE, "options.Batching.num_parts = 0"))
+    spec = spec_of(DATASET, "none", bindings=(*ALONE, "options.Batching.num_parts = 0"))
     with pytest.raises(
         errors.ConfigError, match="(?s)the batch in 128 parts .*Leave more"
     ):
@@ -218,7 +218,9 @@ def test_what_is_set_is_obeyed_and_refused_only_where_something_is_left_open():
 @pytest.mark.slow
 def test_a_plan_says_what_was_chosen_and_why():
     """On this machine's devices, which share a batch of 128 rows."""
-    spec = asked(DATASET, bindings=(*FIT_ALL, "options.Fleet.device_memory_gib = 4.0"))
+    spec = spec_of(
+        DATASET, bindings=(*FIT_ALL, "options.Fleet.device_memory_gib = 4.0")
+    )
     rows = cost_table.describe(spec)
     why = rows["chosen as the fastest that fits"]
     assert "of 4.00 GiB" in why
@@ -228,7 +230,7 @@ def test_a_plan_says_what_was_chosen_and_why():
 
 @pytest.mark.slow
 def test_a_fleet_leaves_rules_to_its_layout_and_divides_batches_at_last():
-    spec = asked(PROMPT, bindings=FIT_ALL)
+    spec = spec_of(PROMPT, bindings=FIT_ALL)
     assert spec.is_fleet
     roomy = fitting.fitted(spec, with_memory(2**50), 1)
     assert roomy.spec.placement.axis_rules == "data"

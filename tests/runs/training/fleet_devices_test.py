@@ -97,8 +97,8 @@ def test_rules_that_could_split_a_base_but_need_not_change_no_bit(
 
 def layout_of(run):
     run.choose_devices()
-    here = machine.this_machine(run.fleet.device_memory_gib)
-    return fleet_plan.layout_of(run.spec(), here)
+    own_machine = machine.this_machine(run.fleet.device_memory_gib)
+    return fleet_plan.layout_of(run.spec(), own_machine)
 
 
 def memory_for_half_a_base(folder, base):

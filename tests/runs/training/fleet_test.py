@@ -92,10 +92,10 @@ def test_every_expert_lands_with_its_own_settings(whole):
     assert not [*(whole / "work").rglob("state")]
     assert sorted(catalogue.Catalogue(whole / "library").experts()) == sorted(TASKS)
     for name, info in infos.items():
-        told = (whole / "prompt_experts" / name / "card.md").read_text()
-        assert told.startswith(f"# {name}\n")
-        assert f"| steps | {info.steps} |" in told
-        assert f"{name}:\n\n```jinja\n" in told
+        card = (whole / "prompt_experts" / name / "card.md").read_text()
+        assert card.startswith(f"# {name}\n")
+        assert f"| steps | {info.steps} |" in card
+        assert f"{name}:\n\n```jinja\n" in card
         lines = metrics_of(whole, name)
         rows = [json.loads(line) for line in lines]
         assert [row["step"] for row in rows] == list(range(1, info.steps + 1))

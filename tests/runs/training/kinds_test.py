@@ -22,8 +22,8 @@ def test_every_kind_that_manifests_name_is_trained_or_merged():
 
 
 def test_a_base_alone_learns_by_span_corruption():
-    made = [name for name, kind in kinds.KINDS.items() if kind.makes_base]
-    assert made == ["base"]
+    base_kinds = [name for name, kind in kinds.KINDS.items() if kind.makes_base]
+    assert base_kinds == ["base"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def test_the_manifest_keeps_of_the_last_line_what_speed_did_not_shape(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         *[(None, "No such file"), (b"", "no JSON"), (b"\xff\xfe\n", "no UTF-8")],
         *[(b'{"step": 5, "loss": 1.0}\n', "step 5 instead of 6")],
@@ -23,9 +23,9 @@ def test_the_manifest_keeps_of_the_last_line_what_speed_did_not_shape(tmp_path):
     ],
 )
 def test_a_file_that_was_damaged_after_the_end_gives_no_metrics_and_is_told(
-    tmp_path, content, told, capsys
+    tmp_path, content, message, capsys
 ):
     if content is not None:
         (tmp_path / "metrics.jsonl").write_bytes(content)
     assert metrics.read_last(tmp_path, step=6) == {}
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

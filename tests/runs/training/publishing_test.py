@@ -10,12 +10,12 @@ from tests.checkpoints import sample
 
 
 def save(folder, *names):
-    made = {}
+    folders = {}
     for name in names:
         facts = sample.make_manifest(name=name)
         experts.save_expert(folder / name, sample.make_expert(), facts)
-        made[name] = folder / name
-    return made
+        folders[name] = folder / name
+    return folders
 
 
 def test_without_a_place_nothing_is_published(tmp_path):
@@ -27,34 +27,34 @@ def test_without_a_place_nothing_is_published(tmp_path):
 
 
 def test_experts_are_in_the_bucket_when_it_has_finished(tmp_path, capsys):
-    made = save(tmp_path, "a", "b")
+    folders = save(tmp_path, "a", "b")
     publisher = publishing.Publisher(f"{tmp_path / 'bucket'}")
-    publisher.check(made)
-    publisher.put({"a": made["a"]})
-    publisher.put(made)  # a again
+    publisher.check(folders)
+    publisher.put({"a": folders["a"]})
+    publisher.put(folders)  # a again
     assert publisher.finish() == {}
-    assert publisher.published(made) == {"a", "b"}
+    assert publisher.published(folders) == {"a", "b"}
     assert capsys.readouterr().out.count("published: a") == 1
-    told = publisher.describe(["a", "c"])["published to"]
-    assert f"{told}".endswith("bucket/, 1 there already")
+    description = publisher.describe(["a", "c"])["published to"]
+    assert f"{description}".endswith("bucket/, 1 there already")
 
 
 def test_what_is_in_the_bucket_is_not_uploaded_again(tmp_path, capsys):
-    made = save(tmp_path, "a", "b")
+    folders = save(tmp_path, "a", "b")
     place = bucket.Bucket(f"{tmp_path / 'bucket'}")
-    place.publish("a", made["a"])
+    place.publish("a", folders["a"])
     publisher = publishing.Publisher(f"{tmp_path / 'bucket'}")
-    publisher.put(made)
+    publisher.put(folders)
     assert publisher.finish() == {}
     assert "published: a" not in capsys.readouterr().out
     assert set(place.experts()) == {"a", "b"}
 
 
 def test_an_upload_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
-    made = save(tmp_path, "a", "b", "c")
-    shutil.rmtree(made["b"])
+    folders = save(tmp_path, "a", "b", "c")
+    shutil.rmtree(folders["b"])
     publisher = publishing.Publisher(f"{tmp_path / 'bucket'}")
-    publisher.put(made)
+    publisher.put(folders)
     failures = publisher.finish()
     assert list(failures) == ["b"]
     assert isinstance(failures["b"], errors.CheckpointError)

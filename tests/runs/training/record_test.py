@@ -39,10 +39,10 @@ def test_an_expert_of_an_earlier_release_is_the_one_that_is_asked_for(folder, ca
         bindings=[f"MODEL_DIR = '{folder}'", *case["bindings"]],
     )
     spec = run.spec()
-    kept = record.settings(spec, spec.experts[case["expert"]])
-    assert kept.pop("base_fingerprint", None) or spec.base_dir is None
-    assert kept == case["training"]
-    assert list(kept) == list(case["training"])  # as manifests have them
+    settings = record.settings(spec, spec.experts[case["expert"]])
+    assert settings.pop("base_fingerprint", None) or spec.base_dir is None
+    assert settings == case["training"]
+    assert list(settings) == list(case["training"])  # as manifests have them
 
 
 def test_the_configuration_that_an_earlier_release_wrote_down_is_read(folder):

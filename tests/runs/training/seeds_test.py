@@ -46,7 +46,7 @@ def test_patterns_of_settings_are_of_names_whatever_the_seed(folder):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "binding", "told"),
+    ("seeds", "binding", "message"),
     [
         ("()", "", "a seed, or one or more different ones"),
         ("(7, 7)", "", "a seed, or one or more different ones"),
@@ -58,9 +58,9 @@ def test_patterns_of_settings_are_of_names_whatever_the_seed(folder):
     ],
 )
 def test_seeds_that_cannot_be_are_refused_when_the_run_is_made(
-    folder, seeds, binding, told
+    folder, seeds, binding, message
 ):
-    with pytest.raises(errors.ConfigError, match=told):
+    with pytest.raises(errors.ConfigError, match=message):
         make_run(folder, seeds, *filter(None, [binding]))
 
 
