@@ -16,11 +16,11 @@ DEPTHS = (2_000, 10_000)
 
 
 def example(number=0, **changes):
-    made = {
+    fields = {
         "input": f"Is {number} even?",
         "target_scores": {"Yes": 1 - number % 2, "No": number % 2},
     }
-    return {**made, **changes}
+    return {**fields, **changes}
 
 
 def write(folder, content, name="known_unknowns"):
@@ -127,7 +127,7 @@ def test_bytes_that_are_not_utf8_cost_their_example_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "no JSON: Expecting property name"),
         ("", "no JSON: Expecting value"),
@@ -146,9 +146,9 @@ def test_bytes_that_are_not_utf8_cost_their_example_alone(tmp_path):
     ],
 )
 def test_a_file_that_is_no_multiple_choice_task_is_a_typed_error(
-    tmp_path, content, told
+    tmp_path, content, message
 ):
-    with pytest.raises(errors.DataError, match=told) as raised:
+    with pytest.raises(errors.DataError, match=message) as raised:
         render(tmp_path, content)
     assert "Expected:" in str(raised.value)
 

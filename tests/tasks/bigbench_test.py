@@ -218,14 +218,14 @@ def test_a_missing_file_is_told_with_where_to_get_it_and_where_to_put_it(tmp_pat
     name = "bigbench_logical_deduction_five_objects_zero_shot"
     with pytest.raises(errors.DataError) as raised:
         render(name, tasks.DataOptions("", str(tmp_path)))
-    for told in (
+    for part in (
         "github.com/google/BIG-bench",
         "bigbench/benchmark_tasks",
         "bigbench/logical_deduction/five_objects/task.json",
         "git clone",
         str(tmp_path),
     ):
-        assert told in str(raised.value)
+        assert part in str(raised.value)
 
 
 def test_tokens_of_a_cache_have_the_right_choice(data_options):

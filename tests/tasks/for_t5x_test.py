@@ -49,8 +49,8 @@ def test_the_model_gets_the_vocabulary_of_the_task():
     name = "pocket_kinds_which_is"
     path = pocket.VOCABULARY.path
     for_t5x.registered(name, vocabulary_file=path, extra_ids=100)
-    theirs = task_of_seqio(name).output_features["targets"].vocabulary
-    assert for_t5x.seqio_vocabulary(path, 100) == theirs
+    task_vocabulary = task_of_seqio(name).output_features["targets"].vocabulary
+    assert for_t5x.seqio_vocabulary(path, 100) == task_vocabulary
 
 
 def test_a_vocabulary_that_brings_its_sentinels_serves_in_t5xs_gin_files(tmp_path):
@@ -62,14 +62,14 @@ def test_a_vocabulary_that_brings_its_sentinels_serves_in_t5xs_gin_files(tmp_pat
         piece = model.pieces.add(piece=f"\u2581<extra_id_{index}>", score=0.0)
         piece.type = model_pb2.ModelProto.SentencePiece.USER_DEFINED
     (tmp_path / "100extra.model").write_bytes(model.SerializeToString())
-    made = []
+    vocabularies = []
 
     with gin.unlock_config():
         gin.clear_config()
 
         @gin.configurable("t5x_model", module="stand_in")
         def t5x_model(vocabulary):
-            made.append(vocabulary)
+            vocabularies.append(vocabulary)
 
         gin.parse_config_files_and_bindings(
             [str(ROOT / "gin/t5x/tasks.gin")],
@@ -81,5 +81,5 @@ def test_a_vocabulary_that_brings_its_sentinels_serves_in_t5xs_gin_files(tmp_pat
         )
         t5x_model()
         gin.clear_config()
-    assert made[0].vocab_size == pocket.VOCABULARY.size
-    assert made[0].encode("<extra_id_0>") == [pocket.VOCABULARY.sentinel_id(0)]
+    assert vocabularies[0].vocab_size == pocket.VOCABULARY.size
+    assert vocabularies[0].encode("<extra_id_0>") == [pocket.VOCABULARY.sentinel_id(0)]

@@ -112,8 +112,8 @@ def test_esnli_labels_are_tfds_and_rows_without_a_label_are_skipped(tmp_path):
 def utterance(conversation, number, speaker, text, **changes):
     fields = {"conv_id": conversation, "utterance_idx": str(number)}
     said = {"speaker_idx": str(speaker), "utterance": text}
-    told = {"context": "glad", "prompt": "I won_comma_ twice."}
-    return {**fields, **said, **told, **changes}
+    situation = {"context": "glad", "prompt": "I won_comma_ twice."}
+    return {**fields, **said, **situation, **changes}
 
 
 def test_a_dialogue_gives_one_row_per_reply_with_all_before_it(tmp_path):

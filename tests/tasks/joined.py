@@ -20,9 +20,9 @@ class Joined:
         facts = (*pipeline(seqio_task), dataset.element_spec)
         self.like, self.facts = self.like or seqio_task, self.facts or facts
         assert facts == self.facts, seqio_task.name
-        given = [*dataset.as_numpy_iterator()]
-        assert len(given) == len(expected), seqio_task.name
-        self.rows += given
+        rows = [*dataset.as_numpy_iterator()]
+        assert len(rows) == len(expected), seqio_task.name
+        self.rows += rows
         self.expected += expected
 
     def check(self):

@@ -324,10 +324,10 @@ def test_with_five_choices_the_letter_prompt_drops_the_fifth(
     lines = [json.dumps(record) for record in records]
     write(tmp_path, "commonsense_qa/train_rand_split.jsonl", lines)
     write(tmp_path, "cos_e/v1.0_train_rand_split.jsonl", lines[:1])
-    here = tasks.DataOptions("", str(tmp_path), official_templates)
-    named = render("commonsense_qa_question_answering", "train", here)
+    options = tasks.DataOptions("", str(tmp_path), official_templates)
+    named = render("commonsense_qa_question_answering", "train", options)
     assert len(named) == 10
-    letters = render("commonsense_qa_question_to_answer_index", "train", here)
+    letters = render("commonsense_qa_question_to_answer_index", "train", options)
     assert len(letters) == 8
     assert letters.dropped == {"bad: no correct choice": 2}
 
@@ -346,8 +346,8 @@ def test_records_without_a_correct_answer_are_skipped_and_counted(
         "</questions></text></data>"
     )
     write(tmp_path, "quail/dev.xml", [quail])
-    here = tasks.DataOptions("", str(tmp_path), official_templates)
+    options = tasks.DataOptions("", str(tmp_path), official_templates)
     for name in ("cosmos_qa_no_prompt_text", "quail_no_prompt_text"):
-        rendered = render(name, "validation", here)
+        rendered = render(name, "validation", options)
         assert len(rendered) == 1
         assert rendered.dropped == {"skipped: no correct choice": 1}

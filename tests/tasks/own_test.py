@@ -21,12 +21,12 @@ MIXTURES = {mixture.name: mixture for mixture in own.MIXTURES}
 def test_each_of_the_papers_datasets_has_one():
     official = {mixture.name: mixture for mixture in t0.MIXTURES}
     of_task = {task.name: task for task in t0.TASKS}
-    for ours, theirs, count in (
+    for ours, official_name, count in (
         ("own_train", "elm_train", 36),
         ("own_unseen", "elm_unseen", 11),
     ):
         datasets = {BY_NAME[name].dataset for name in MIXTURES[ours].tasks}
-        assert datasets == {of_task[n].dataset for n in official[theirs].tasks}
+        assert datasets == {of_task[n].dataset for n in official[official_name].tasks}
         assert len(datasets) == count
     assert len(own.TASKS) == 47
 

@@ -44,8 +44,8 @@ def tfds_split(task):
     own_split = serving.Part.parse(task.splits[judged_split(task)]).split
     (option,) = options(task.dataset, "tfds")
     source = option.source
-    theirs = option.splits[own_split]
-    return getattr(source, "splits", {}).get(theirs, theirs)
+    stored_split = option.splits[own_split]
+    return getattr(source, "splits", {}).get(stored_split, stored_split)
 
 
 def tasks_of(name, among):
@@ -68,11 +68,11 @@ def test_the_datasets_are_those_that_the_builders_package_has():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_real_builder_makes_the_splits_of_the_table(name, tmp_path):
     place = tfds_mocks.DATASETS[name].tfds
-    wanted = place.get("splits") or dict.fromkeys(
+    splits = place.get("splits") or dict.fromkeys(
         places.own_splits(tfds_mocks.DATASETS[name])
     )
-    theirs = set(place["splits"].values()) if "splits" in place else set(wanted)
-    assert theirs <= tfds_mocks.split_names(name, tmp_path)
+    stored_splits = set(place["splits"].values()) if "splits" in place else set(splits)
+    assert stored_splits <= tfds_mocks.split_names(name, tmp_path)
 
 
 def rendered(task, rows, templates_dir=""):
@@ -100,15 +100,15 @@ def test_prompts_read_a_prepared_dataset_as_they_read_its_rows(
     assert len(rows) == len(tfds_mocks.made_rows(name))
     for task in (*official, *ours):
         stored_split = rendered(task, rows, official_templates)
-        made = rendered(task, tfds_mocks.made_rows(name), official_templates)
+        expected = rendered(task, tfds_mocks.made_rows(name), official_templates)
         assert len(stored_split) > 0
         assert (stored_split.inputs, stored_split.targets) == (
-            made.inputs,
-            made.targets,
+            expected.inputs,
+            expected.targets,
         ), task.name
         assert (stored_split.choices, stored_split.labels) == (
-            made.choices,
-            made.labels,
+            expected.choices,
+            expected.labels,
         )
 
 
@@ -243,19 +243,23 @@ def test_prompts_read_parquet_files_as_they_read_its_rows(
     ] + [task for task in compositional.TASKS if task.dataset == name]
     first = reading[0]
     own_split = serving.Part.parse(first.splits[judged_split(first)]).split
-    theirs = option.splits[own_split]
+    stored_split = option.splits[own_split]
     hub_files.write(
-        name, getattr(option.source, "splits", {}).get(theirs, theirs), tmp_path
+        name,
+        getattr(option.source, "splits", {}).get(stored_split, stored_split),
+        tmp_path,
     )
     stored = tasks.DataOptions("", str(tmp_path), sources=("hub",))
     rows = list(rendering.served(first, judged_split(first), stored).rows())
-    made = hub_files.made_rows(name)
+    mock_rows = hub_files.made_rows(name)
     # One of the made dialogues has two replies.
-    whole = [row for row in rows if name != "emdg" or row["reply"] in replies(made)]
-    assert len(whole) == len(made)
+    whole = [
+        row for row in rows if name != "emdg" or row["reply"] in replies(mock_rows)
+    ]
+    assert len(whole) == len(mock_rows)
     for task in reading:
         read = rendered(task, whole, official_templates)
-        expected = rendered(task, made, official_templates)
+        expected = rendered(task, mock_rows, official_templates)
         assert len(read) > 0
         assert (read.inputs, read.targets) == (expected.inputs, expected.targets)
         assert (read.choices, read.labels) == (expected.choices, expected.labels)

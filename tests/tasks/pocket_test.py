@@ -177,8 +177,8 @@ def test_no_position_length_or_fixed_answer_wins(task: tasks.Task) -> None:
     # nobody who answers by it.
     common = [text for text in offered if offered[text] >= len(items) // 50]
     for favourite in sorted(common, key=lambda t: right[t] / offered[t] ** 0.5)[-1:]:
-        asked = [item for item in items if favourite in item.choices]
-        hits = [float(item.targets == favourite) for item in asked]
+        offering = [item for item in items if favourite in item.choices]
+        hits = [float(item.targets == favourite) for item in offering]
         assert share_of(hits) < chance_of(items) + 0.2
 
 
@@ -209,11 +209,16 @@ def test_prose_holds_no_row_of_a_task() -> None:
 
 
 def test_prose_tells_what_the_tasks_ask_for() -> None:
-    told = set(re.findall(r"\w+", " ".join(row["text"] for row in prose.rows("train"))))
+    prose_words = set(
+        re.findall(r"\w+", " ".join(row["text"] for row in prose.rows("train")))
+    )
     kinds = {noun for nouns in words.KINDS.values() for noun in nouns}
     opposites = set(itertools.chain.from_iterable(words.OPPOSITES))
     things = {deed.thing for scene in words.SCENES for deed in scene.deeds}
-    assert kinds | opposites | things | set(words.HOMONYMS) | set(words.NAMES) <= told
+    assert (
+        kinds | opposites | things | set(words.HOMONYMS) | set(words.NAMES)
+        <= prose_words
+    )
 
 
 def test_template_ids_are_made_from_their_names() -> None:
@@ -238,10 +243,10 @@ def test_every_template_is_registered() -> None:
 
 
 def test_vocabulary_keeps_the_words_of_the_world_whole() -> None:
-    told = " ".join(row["text"] for row in prose.rows("validation"))
+    text = " ".join(row["text"] for row in prose.rows("validation"))
     split = {
         word
-        for word in re.findall(r"[A-Za-z]+", told)
+        for word in re.findall(r"[A-Za-z]+", text)
         if len(pocket.VOCABULARY.encode(word)) > 1
     }
     assert len(split) <= 5

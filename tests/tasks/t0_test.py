@@ -199,11 +199,11 @@ def test_templates_read_no_other_fields_than_the_table_says(official_templates):
         for row in rows:
             assert set(prompt.fields) <= {key.replace("-", "_") for key in row}
         template = BY_NAME[prompt.task].template.load(official_templates)
-        kept = [
+        reduced = [
             {k: v for k, v in row.items() if k.replace("-", "_") in prompt.fields}
             for row in rows
         ]
-        for number, (row, less) in enumerate(zip(rows, kept, strict=True)):
+        for number, (row, less) in enumerate(zip(rows, reduced, strict=True)):
             whole = template.render(row, seed=number)
             assert template.render(less, seed=number) == whole, prompt.task
 

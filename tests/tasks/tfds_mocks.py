@@ -41,9 +41,11 @@ def builder(name: str) -> Any:
     place = DATASETS[name].tfds
     assert place
     full, _, version = place["name"].rpartition("/")
-    made = tensorflow_imports.import_tfds().builder(full, data_dir="/nowhere")
-    assert str(made.version) == version
-    return made
+    dataset_builder = tensorflow_imports.import_tfds().builder(
+        full, data_dir="/nowhere"
+    )
+    assert str(dataset_builder.version) == version
+    return dataset_builder
 
 
 def split_names(name: str, folder: pathlib.Path) -> set[str]:
@@ -52,8 +54,8 @@ def split_names(name: str, folder: pathlib.Path) -> set[str]:
     (folder / "stories/dailymail/stories").mkdir(parents=True)
     file = folder / "empty"
     file.write_text('{"train": [], "validation": [], "test": []}' * (name == "xsum"))
-    made = builder(name)._split_generators(_NoDownloads(file))
-    return {str(getattr(split, "name", split)) for split in made}
+    generators = builder(name)._split_generators(_NoDownloads(file))
+    return {str(getattr(split, "name", split)) for split in generators}
 
 
 class _NoDownloads:
@@ -63,16 +65,16 @@ class _NoDownloads:
         self._file = file
         self.manual_dir = file.parent
 
-    def download_and_extract(self, wanted: Any) -> Any:
-        if isinstance(wanted, Mapping):
+    def download_and_extract(self, resources: Any) -> Any:
+        if isinstance(resources, Mapping):
             return {
                 key: self._file.parent / "stories"
                 if str(key).endswith("_stories")
                 else self.download_and_extract(value)
-                for key, value in wanted.items()
+                for key, value in resources.items()
             }
-        if isinstance(wanted, (list, tuple)):
-            return [self.download_and_extract(item) for item in wanted]
+        if isinstance(resources, (list, tuple)):
+            return [self.download_and_extract(item) for item in resources]
         return self._file
 
     download = extract = download_and_extract

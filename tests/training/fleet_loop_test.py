@@ -61,12 +61,12 @@ def test_an_expert_that_cannot_begin_is_named_and_the_others_go_on():
 
 
 def test_a_stop_saves_every_expert_and_going_on_gives_the_same_bits():
-    crew, taken = many(), [0]
+    crew, steps = many(), [0]
 
     def stop_after_nine():
-        return taken[-1] >= 9
+        return steps[-1] >= 9
 
-    assert not run(*crew, should_stop=stop_after_nine, after_step=taken.append)
+    assert not run(*crew, should_stop=stop_after_nine, after_step=steps.append)
     begun = [e for e in crew if e.saved and e.final is None]
     assert len(begun) >= 2
     assert all(e.closed for e in begun)
@@ -79,18 +79,18 @@ def test_a_stop_saves_every_expert_and_going_on_gives_the_same_bits():
 
 
 def test_a_stop_while_experts_are_readied_saves_those_that_have_trained():
-    crew, taken = many(), [0]
+    crew, steps = many(), [0]
 
     class SlowToReady(Expert):
         def begin(self):
-            began.append(taken[-1])
+            began.append(steps[-1])
             return super().begin()
 
     began = []
     crew[4:] = [SlowToReady(e.seed, num_steps=e.num_steps) for e in crew[4:]]
-    stopped = run(*crew, should_stop=lambda: len(began) == 1, after_step=taken.append)
+    stopped = run(*crew, should_stop=lambda: len(began) == 1, after_step=steps.append)
     assert not stopped
-    assert taken[-1] == began[0]  # no step, and no other expert, after the signal
+    assert steps[-1] == began[0]  # no step, and no other expert, after the signal
     assert all(e.final or e.saved for e in crew[:4])
 
 
@@ -241,7 +241,7 @@ def test_time_in_which_the_devices_wait_for_batches_is_counted():
 @pytest.mark.slow
 def test_an_expert_that_is_ahead_gets_its_turn_where_lanes_are_few():
     fleet, frozen = toy.make_toy_fleet(num_slots=3, num_lanes=2, num_devices=1)
-    taken, turns = [0], []
+    steps, turns = [0], []
 
     class Same(Expert):
         def begin(self):
@@ -250,7 +250,7 @@ def test_an_expert_that_is_ahead_gets_its_turn_where_lanes_are_few():
 
         def note(self, step, state, metrics):
             if self.seed == 0:
-                turns.append(taken[-1])
+                turns.append(steps[-1])
 
     begun = toy.start()[0]
     start = dataclasses.replace(begun, step=begun.step + 200)
@@ -259,7 +259,7 @@ def test_an_expert_that_is_ahead_gets_its_turn_where_lanes_are_few():
     queue = ((f"expert {e.seed}", e.begin) for e in crew)
     finish = functools.partial(finish_one, crew)
     assert not fleet_loop.train_fleet(
-        fleet, frozen, queue, finish=finish, after_step=taken.append
+        fleet, frozen, queue, finish=finish, after_step=steps.append
     )
     assert turns[0] < 40
 
@@ -292,8 +292,8 @@ def test_an_infinite_state_is_saved_neither_by_schedule_nor_at_a_stop():
     seldom.begin = lambda: dataclasses.replace(
         Infinite.begin(seldom), save=loop.Every(1000, seldom.save)
     )
-    crew, taken = [seldom, *many(3)], [0]
-    failures = run(*crew, should_stop=lambda: taken[-1] >= 1, after_step=taken.append)
+    crew, steps = [seldom, *many(3)], [0]
+    failures = run(*crew, should_stop=lambda: steps[-1] >= 1, after_step=steps.append)
     assert list(failures) == ["expert 8"]
     assert not by_schedule.saved
     assert not seldom.saved
@@ -323,8 +323,8 @@ def test_sums_saved_at_a_stop_make_the_next_report_that_of_a_run_without_one():
     for num_steps in (5, 7, 6, 1000):
         for e in stopped:
             e.start = e.saved[max(e.saved)] if e.saved else None
-        taken, left = [0], [e for e in stopped if e.final is None]
-        run(*left, should_stop=lambda: taken[-1] >= num_steps, after_step=taken.append)  # noqa: B023
+        steps, left = [0], [e for e in stopped if e.final is None]
+        run(*left, should_stop=lambda: steps[-1] >= num_steps, after_step=steps.append)  # noqa: B023
     assert [e.losses for e in stopped] == [e.losses for e in whole]
     assert all(list(e.losses) == [4, 8, 9] for e in whole)
 

@@ -64,8 +64,8 @@ def test_lanes_as_one_batch_equal_training_alone_to_rounding(num_slots):
         expected, expected_losses = alone(numbers)
         np.testing.assert_allclose(losses[slot], expected_losses, rtol=1e-5)
         pairs = zip(*map(jax.tree.leaves, (fleet.get(slot), expected)), strict=True)
-        for leaf, wanted in pairs:
-            np.testing.assert_allclose(leaf, wanted, rtol=1e-5, atol=1e-6)
+        for leaf, expected_leaf in pairs:
+            np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_a_fleet_computes_batches_in_parts_as_an_expert_alone_does(num_lanes):
         fleet.step(frozen, {1: toy.batch_at(n)})
         now, _ = step_fn(now, frozen, toy.batch_at(n))
     pairs = zip(*map(jax.tree.leaves, (fleet.get(1), now)), strict=True)
-    for leaf, wanted in pairs:
-        np.testing.assert_allclose(leaf, wanted, rtol=1e-5, atol=1e-6)
+    for leaf, expected_leaf in pairs:
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_lanes", [1, 2])

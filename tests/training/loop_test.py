@@ -97,8 +97,8 @@ def test_a_hook_sees_the_state_of_its_own_step():
 
 def test_sums_of_a_window_are_those_of_its_steps():
     single, window = [], []
-    run(6, report=loop.Every(1, lambda *given: single.append(given[2]["loss"])))
-    run(6, report=loop.Every(3, lambda *given: window.append(given[2]["loss"])))
+    run(6, report=loop.Every(1, lambda *arguments: single.append(arguments[2]["loss"])))
+    run(6, report=loop.Every(3, lambda *arguments: window.append(arguments[2]["loss"])))
     assert window == [sum(single[:3]), sum(single[3:])]
 
 

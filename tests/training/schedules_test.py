@@ -21,9 +21,9 @@ def test_rates_are_those_of_optax(warmup_steps, decay):
     expected = optax.join_schedules([rise, line], [warmup_steps])
     for step in range(STEPS + 3):
         with jax.numpy_dtype_promotion("standard"):
-            wanted = float(expected(step))
+            expected_rate = float(expected(step))
         rate = optimizer.learning_rate_at(step, num_steps=STEPS)
-        assert rate == pytest.approx(wanted, rel=1e-6, abs=1e-8)
+        assert rate == pytest.approx(expected_rate, rel=1e-6, abs=1e-8)
 
 
 def test_host_and_device_agree_on_every_bit_of_a_rate():

@@ -25,7 +25,7 @@ from elm_jax.training import signals
 spin = jax.jit(lambda x: jax.lax.while_loop(lambda x: x > 0, lambda x: x + 1.0, x))
 
 @contextlib.contextmanager
-def told():
+def saying_left():
     try:
         yield
     finally:
@@ -45,7 +45,7 @@ stop.exit_if_requested()
 print("unreachable")
 """
 START_UP = """
-with signals.exit_on_signal(), told():
+with signals.exit_on_signal(), saying_left():
     ready()
     time.sleep(60)
 """
@@ -56,14 +56,14 @@ def work():
     while True:
         spin(-1.0).block_until_ready()
 
-with signals.exit_on_signal(), told():
+with signals.exit_on_signal(), saying_left():
     for _ in range(2):
         threading.Thread(target=work).start()  # which an interpreter's end waits for
     ready()
     time.sleep(60)
 """
 COMPILING = """
-with signals.exit_on_signal(grace_secs=2), told():
+with signals.exit_on_signal(grace_secs=2), saying_left():
     ready()
     spin(1.0).block_until_ready()
 """
@@ -90,7 +90,7 @@ with signals.exit_on_signal(), signals.StopRequest() as stop:
 
 
 UNSTEPPED = """
-with signals.exit_on_signal(), told():
+with signals.exit_on_signal(), saying_left():
     with signals.StopRequest(has_unsaved=False) as stop:
         ready()
         time.sleep(60)
@@ -145,61 +145,61 @@ def run(body, *numbers):
             process.send_signal(number)
             time.sleep(0.2)  # or two would be heard as one
         try:
-            output, told = process.communicate(timeout=60)
+            output, printed = process.communicate(timeout=60)
         finally:
             process.kill()
         secs = time.monotonic() - begun
-    return process.returncode, output.split(), told, secs
+    return process.returncode, output.split(), printed, secs
 
 
 @pytest.mark.slow
 @BOTH
 def test_a_loop_ends_by_itself_and_then_the_program(number, status):
-    ended, output, told, _ = run(LOOP, number)
+    ended, output, printed, _ = run(LOOP, number)
     assert (ended, output) == (status, ["saved"])
-    assert f"{number.name}: saving after this step" in told
-    assert "Traceback" not in told
+    assert f"{number.name}: saving after this step" in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.slow
 @BOTH
 def test_at_start_up_a_signal_ends_the_program_in_good_order(number, status):
-    ended, output, told, secs = run(START_UP, number)
+    ended, output, printed, secs = run(START_UP, number)
     assert (ended, output) == (status, ["left"])
-    assert "leaving; what was saved is whole" in told
-    assert "Traceback" not in told
+    assert "leaving; what was saved is whole" in printed
+    assert "Traceback" not in printed
     assert secs < signals.LEAVING_SECS
 
 
 @pytest.mark.slow
 @BOTH
 def test_before_the_first_step_a_signal_ends_the_program_at_once(number, status):
-    ended, output, told, secs = run(UNSTEPPED, number)
+    ended, output, printed, secs = run(UNSTEPPED, number)
     assert (ended, output) == (status, ["left"])
-    assert f"{number.name}: nothing to save yet; leaving" in told
-    assert "Traceback" not in told
+    assert f"{number.name}: nothing to save yet; leaving" in printed
+    assert "Traceback" not in printed
     assert secs < signals.LEAVING_SECS
 
 
 @pytest.mark.slow
 def test_a_first_step_that_compiles_does_not_keep_the_program_from_ending():
-    ended, _, told, secs = run(UNSTEPPED_COMPILING, signal.SIGINT)
+    ended, _, printed, secs = run(UNSTEPPED_COMPILING, signal.SIGINT)
     assert ended == 130
-    assert "nothing to save yet; leaving" in told
+    assert "nothing to save yet; leaving" in printed
     assert secs < 2 * signals.LEAVING_SECS
 
 
 def test_after_the_first_step_a_signal_is_answered_by_saving():
-    ended, output, told, _ = run(STEPPED, signal.SIGTERM)
+    ended, output, printed, _ = run(STEPPED, signal.SIGTERM)
     assert (ended, output) == (143, ["saved"])
-    assert "SIGTERM: saving after this step" in told
+    assert "SIGTERM: saving after this step" in printed
 
 
 @pytest.mark.slow
 def test_a_signal_that_a_callback_swallows_ends_the_program_all_the_same():
-    ended, output, told, secs = run(SWALLOWED, signal.SIGINT)
+    ended, output, printed, secs = run(SWALLOWED, signal.SIGINT)
     assert (ended, output) == (130, [])
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
     assert secs < signals.LEAVING_SECS
 
 
@@ -212,17 +212,17 @@ def test_threads_at_work_do_not_keep_the_program_from_ending():
 
 @pytest.mark.slow
 def test_a_program_that_only_compiles_ends_in_time():
-    ended, output, told, secs = run(COMPILING, signal.SIGTERM)
+    ended, output, printed, secs = run(COMPILING, signal.SIGTERM)
     assert (ended, output) == (143, [])
-    assert "not answered within 2 s" in told
+    assert "not answered within 2 s" in printed
     assert 2 <= secs < 10
 
 
 @pytest.mark.slow
 def test_a_step_without_end_is_given_up_in_time():
-    ended, _, told, secs = run(SLOW_STEP, signal.SIGINT)
+    ended, _, printed, secs = run(SLOW_STEP, signal.SIGINT)
     assert ended == 130
-    assert "not answered within 2 s" in told
+    assert "not answered within 2 s" in printed
     assert 2 <= secs < 10
 
 
@@ -235,9 +235,9 @@ def test_a_save_under_way_is_waited_for():
 
 @pytest.mark.slow
 def test_a_second_signal_ends_the_program_at_once():
-    ended, _, told, secs = run(TWICE, signal.SIGTERM, signal.SIGTERM)
+    ended, _, printed, secs = run(TWICE, signal.SIGTERM, signal.SIGTERM)
     assert ended == 143
-    assert "quitting at once" in told
+    assert "quitting at once" in printed
     assert secs < signals.GRACE_SECS
 
 

@@ -31,6 +31,6 @@ def test_a_base_split_over_devices_serves_a_fleet():
         _, lanes = fleet.step(base, {1: tiny_t5.batch_of(n)})
         now, _ = step_fn(now, frozen, tiny_t5.batch_of(n))
     pairs = zip(*map(jax.tree.leaves, (fleet.get(1), now)), strict=True)
-    for leaf, wanted in pairs:
-        np.testing.assert_allclose(leaf, wanted, rtol=1e-4, atol=1e-5)
+    for leaf, expected_leaf in pairs:
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-4, atol=1e-5)
     assert lanes == {1: 1}

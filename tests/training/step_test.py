@@ -133,9 +133,13 @@ def test_a_batch_in_parts_has_the_gradient_and_metrics_of_the_whole():
             )
         )()
 
-    whole, told = gradient(1)
+    whole, expected_metrics = gradient(1)
     greatest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole))
-    assert float(told["weight_sum"]) == batch["decoder_loss_weights"].sum() == 15
+    assert (
+        float(expected_metrics["weight_sum"])
+        == batch["decoder_loss_weights"].sum()
+        == 15
+    )
     for num_parts in (2, 3, 6):  # in three parts, one has no weight at all
         grads, metrics = gradient(num_parts)
         for name, of_parts in trees.flatten(grads).items():
@@ -145,8 +149,8 @@ def test_a_batch_in_parts_has_the_gradient_and_metrics_of_the_whole():
                 atol=1e-6 * greatest,
                 err_msg=name,
             )
-        assert metrics.keys() == told.keys()
-        for name, value in told.items():
+        assert metrics.keys() == expected_metrics.keys()
+        for name, value in expected_metrics.items():
             np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
 
 

@@ -155,5 +155,5 @@ def test_weights_and_biases_itself_takes_experts_side_by_side_without_a_network(
     for writer in side_by_side:
         writer.close()
     for name in ("dream", "wiki"):
-        (kept,) = (tmp_path / name / "wandb").glob("offline-run-*/*.wandb")
-        assert b"loss" in kept.read_bytes()
+        (run_file,) = (tmp_path / name / "wandb").glob("offline-run-*/*.wandb")
+        assert b"loss" in run_file.read_bytes()
