@@ -28,6 +28,7 @@ class Uniform(MergeMethod):
         "Jang et al. 2023, arXiv:2302.03202 (top-k experts);"
         " Wortsman et al. 2022, arXiv:2203.05482 (uniform soup)"
     )
+    shows_not_finite: ClassVar[bool] = True
 
     @property
     def unit(self) -> Unit:
@@ -63,6 +64,7 @@ class Weighted(MergeMethod):
     reference: ClassVar[str] = (
         "Matena and Raffel 2022, arXiv:2111.09832 (isotropic merging)"
     )
+    shows_not_finite: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
 
     @property
@@ -104,6 +106,7 @@ class RunningMean(MergeMethod):
 
     name: ClassVar[str] = "running_mean"
     reference: ClassVar[str] = Uniform.reference
+    shows_not_finite: ClassVar[bool] = True
 
     @property
     def unit(self) -> Unit:

@@ -80,6 +80,11 @@ class ByName(MergeMethod):
         return self.method.knows_adapters
 
     @property
+    def shows_not_finite(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - likewise
+        """As its method, to which experts come in another order."""
+        return self.method.shows_not_finite
+
+    @property
     def unit(self) -> Unit:
         """A layer, since that may have weights of its own."""
         return "tensor"

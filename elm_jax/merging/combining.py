@@ -18,6 +18,7 @@ from elm_jax.types import Params
 CHUNK_SIZE = 1 << 14
 _MOST_SORTED = 4  # terms that are all sorted, which takes less time than a check
 _MOST_COMPARED = 8  # terms that are sorted by comparing all neighbours
+_EXPONENT_BITS = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
 
 def combine(
@@ -108,18 +109,51 @@ def copied(expert: Params) -> dict[str, Any]:
 
 def check_finite(name: str, leaf: np.ndarray) -> None:
     """Raises ConfigError for a merged parameter that is not finite."""
-    flat = np.ravel(leaf)
-    starts = range(0, flat.size, CHUNK_SIZE)
-    if flat.dtype.name != "bfloat16":  # whose sums numpy takes one by one
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(flat.sum()):  # then so is each; it takes less time
-                return
-    if not all(np.isfinite(flat[at : at + CHUNK_SIZE]).all() for at in starts):
+    if not is_finite(leaf):
         refuse(
             found=f"the merged parameter {name} is not finite",
             expected="finite parameters, and sums and products within their dtype",
             do="Check the experts for NaN and the weights for size",
         )
+
+
+def check_given(who: str, tree: Params) -> None:
+    """Raises ConfigError for a parameter that is not finite, before it is merged.
+
+    What keeps only some numbers, or compares them, may hide in its result that they
+    were not finite.
+
+    Args:
+      who: Whose parameters they are, such as `expert 1`.
+      tree: The parameters.
+    """
+    for name, leaf in trees.flatten(tree).items():
+        if not is_finite(np.asarray(leaf)):
+            refuse(
+                found=f"parameter {name} of {who} is not finite",
+                expected="finite parameters of the experts, which count from 0, and of"
+                " the base",
+                do="Leave this expert out, or train it again",
+            )
+
+
+def is_finite(leaf: np.ndarray) -> bool:
+    """Returns whether all numbers are finite; takes little more than reading them."""
+    flat = np.ravel(leaf)
+    if flat.dtype.itemsize > 2:  # noqa: PLR2004 - numpy adds others up one by one
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(flat.sum()):  # then so is each; it takes less time
+                return True
+    starts = range(0, flat.size, CHUNK_SIZE)
+    return all(_all_finite(flat[start : start + CHUNK_SIZE]) for start in starts)
+
+
+def _all_finite(part: np.ndarray) -> bool:
+    exponent_bits = _EXPONENT_BITS.get(part.dtype.name)
+    if exponent_bits is None:
+        return bool(np.isfinite(part).all())
+    # Without its sign, what is not finite has the greatest exponent.
+    return int((part.view(np.uint16) & 0x7FFF).max()) < exponent_bits
 
 
 def check_alike(experts: Sequence[Params], base: Params | None = None) -> None:

@@ -99,6 +99,9 @@ class MergeMethod(abc.ABC):
     """Which of the statistics that programs can measure this is; "" for another."""
     knows_adapters: ClassVar[bool] = False
     """Whether it has to be told of adapters also where it needs no base."""
+    shows_not_finite: ClassVar[bool] = False
+    """Whether a number that is not finite always shows in its result, which it checks;
+    of other methods it is looked for in what they are given."""
     breaks: ClassVar[Mapping[str, str]] = types.MappingProxyType({})
     """Laws that it does not keep, with the reason."""
 
@@ -200,7 +203,7 @@ class MergeMethod(abc.ABC):
 
         Raises:
           ConfigError: Trees that differ, options that are not for so many experts, or
-            a result that is not finite.
+            parameters or a result that are not finite.
         """
         self.check(len(experts))
         self._check_given(base, statistics, len(experts))
@@ -212,6 +215,10 @@ class MergeMethod(abc.ABC):
         statistics = [statistics[place] for place in places] if statistics else ()
         if len(experts) == 1 and method._keeps_one():
             return Merged(combining.copied(experts[0]))
+        if not self.shows_not_finite:
+            for place, expert in zip(places, experts, strict=True):
+                combining.check_given(f"expert {place}", expert)
+            combining.check_given("the base", base or {})
         return method._merge_with(experts, base, sides, statistics)
 
     @abc.abstractmethod

@@ -40,6 +40,7 @@ class TaskArithmetic(MergeMethod):
         "Ilharco et al. 2023, arXiv:2212.04089, section 2; for adapters"
         " huggingface/peft 0.21, LoraModel.add_weighted_adapter, `cat`"
     )
+    shows_not_finite: ClassVar[bool] = True
     needs_base: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
     scale: fields.Finite = 1.0

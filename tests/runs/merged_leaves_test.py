@@ -224,6 +224,29 @@ def test_a_sum_that_is_not_finite_is_refused_by_name_and_leaves_nothing(folder):
     assert not list(left)
 
 
+@pytest.mark.parametrize("name", ["uniform", "running_mean", "ties", "iso_c"])
+def test_a_part_on_disk_that_is_not_finite_is_told_as_it_is_read_once(folder, name):
+    folders, merging = sorted((folder / "experts").iterdir()), methods.of(name)
+    sources = [merge_sources.open_source(place) for place in folders]
+    base = merge_sources.open_base(folder / "base") if merging.needs_base else {}
+    parameter, reads = "encoder/layers/mlp/wi_0/kernel", []
+    leaf = sources[1].leaves[parameter]
+
+    def blocks():
+        reads.append(parameter)
+        for block in leaf.blocks():
+            spoilt = block.copy()
+            spoilt[-1, 0] = np.nan  # of the last part, the last layer
+            yield spoilt
+
+    leaves = {**sources[1].leaves, parameter: leaf._replace(blocks=blocks)}
+    sources[1] = sources[1]._replace(leaves=leaves)
+    merged = merged_leaves.merged(merging, sources, base)
+    with pytest.raises(errors.ConfigError, match="mlp/wi_0/kernel .*is not finite"):
+        list(merged[parameter].blocks())
+    assert reads == [parameter]
+
+
 def test_a_plan_tells_bytes_memory_and_time(folder):
     run = merge_of(folder, task_arithmetic.TaskArithmetic(), "planned")
     plan = run.plan()

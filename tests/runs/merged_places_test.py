@@ -4,9 +4,10 @@ import dataclasses
 import json
 import weakref
 
+import numpy as np
 import pytest
 
-from elm_jax import trees
+from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, resumable
 from elm_jax.merging import aligning, averages, methods, task_arithmetic
 from elm_jax.peft import bottleneck, expert_parts, ia3, lora
@@ -111,6 +112,26 @@ def test_only_what_looks_at_whole_experts_is_not_merged_by_layer(folder, kind):
         by_leaf = merged_leaves.can_merge(method, info)
         assert by_leaf == (method.unit != "expert"), method.name
     assert not merged_leaves.can_merge(methods.of("ties", per="expert"), info)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "lora"])
+@pytest.mark.parametrize("name", ["ties", "aligned", "iso_c", "task_arithmetic"])
+def test_adapters_on_disk_that_are_not_finite_are_told_by_name(folder, kind, name):
+    merging, given = methods.of(name), sorted((folder / kind).iterdir())
+    sources = merge_sources.open_sources(merging, given)
+    place = next(n for n in sources[2].leaves if n.endswith(("up/kernel", "lora_b")))
+    leaf = sources[2].leaves[place]
+
+    def blocks():
+        for block in leaf.blocks():
+            yield np.full_like(block, np.inf)
+
+    leaves = {**sources[2].leaves, place: leaf._replace(blocks=blocks)}
+    sources[2] = sources[2]._replace(leaves=leaves)
+    base = merge_sources.open_base(folder / "base") if merging.needs_base else {}
+    merged = merged_leaves.merged(merging, sources, base)
+    with pytest.raises(errors.ConfigError, match=r"layers(_0)?/.*is not finite"):
+        list(merged[place].blocks())
 
 
 @pytest.mark.parametrize("kind", KINDS)
