@@ -77,11 +77,11 @@ def test_every_command_of_a_readme_is_understood(readme, built):
 def test_every_command_of_a_study_is_understood(script, built):
     before = built.num_commands
     votes = [["pocket_work_needs", 23], ["pocket_topics_topic", 5]]
-    asked = {"task": "pocket_endings_what_next", "votes": votes}
+    votes_row = {"task": "pocket_endings_what_next", "votes": votes}
     study = built.folder / "runs" / "study"
     study.mkdir(parents=True, exist_ok=True)
     for votes_of in ("votes_merging", "votes_merging_lora"):
-        (study / f"{votes_of}.jsonl").write_text(json.dumps(asked) + "\n")
+        (study / f"{votes_of}.jsonl").write_text(json.dumps(votes_row) + "\n")
     built.failures.clear()
     done = built.run(f"SEEDS=42 bash launch/{script}")
     assert done.returncode == 0, (built.failures, done.stdout, done.stderr)

@@ -160,16 +160,16 @@ def _check_is_there(
 ) -> None:
     if (path / _RECORD).is_file():
         return
-    found = f"no record of expert {info.name!r} in {path.parent}"
+    problem = f"no record of expert {info.name!r} in {path.parent}"
     do = (
         "Run elm_library with @observe.Observe() on this library"
         " (gin/pocket/observe.gin)"
     )
     if others := _other_settings(path.parent, info, settings):
-        found += f" with these settings, but with {' and with '.join(others)}"
+        problem += f" with these settings, but with {' and with '.join(others)}"
         do = f"Give those of a record (record_settings), or: {do} with these"
     raise errors.LibraryError(
-        found=found,
+        found=problem,
         expected="what a router by statistics or gates has to know of each expert",
         do=do,
     )
@@ -179,13 +179,13 @@ def _other_settings(
     records_dir: pathlib.Path, info: manifest.Manifest, settings: Settings
 ) -> list[str]:
     """Returns in what the settings of other records of an expert differ, as texts."""
-    wanted = _recipe(info, settings)
+    requested = _recipe(info, settings)
     texts = []
     for path in sorted(records_dir.glob(f"{info.name}-*/{_RECORD}")):
         try:
             recipe = seals.open_sealed(json_files.read_object(path))["recipe"]
             of_record = {"reads": "adapter", **recipe["settings"]}
-            is_same = {**recipe, "settings": wanted["settings"]} == wanted
+            is_same = {**recipe, "settings": requested["settings"]} == requested
         except (OSError, KeyError, TypeError, ValueError, errors.ElmError):
             continue  # a damaged one is no help here
         pairs = dataclasses.asdict(settings).items()

@@ -54,15 +54,15 @@ def test_a_run_that_fits_needs_an_empty_folder_and_leaves_it_empty(
     monkeypatch, tmp_path, name, binary, gin_file, kinds
 ):
     compilers.need(monkeypatch, name)
-    status, lines, told = compile_for(name, binary, gin_file, tmp_path)
-    assert status == 0, told
+    status, lines, stderr = compile_for(name, binary, gin_file, tmp_path)
+    assert status == 0, stderr
     for kind, line in zip(kinds, lines[-len(kinds) :], strict=True):
         assert re.fullmatch(
             f"{kind} fits on {name}: {GIB} by plan, {GIB} by compiler,"
             f" of {GIB} per device",
             line,
         )
-    assert "TPU" not in told  # nothing looked for devices of this machine
+    assert "TPU" not in stderr  # nothing looked for devices of this machine
     assert not [*tmp_path.iterdir()]
 
 
@@ -70,12 +70,12 @@ def test_a_batch_that_does_not_fit_ends_with_3_and_a_smaller_one_is_named(
     monkeypatch, tmp_path
 ):
     compilers.need(monkeypatch, "v5litepod-1")
-    status, lines, told = compile_for(
+    status, lines, stderr = compile_for(
         *("v5litepod-1", "elm_train", "gin/t5/prompt_experts.gin", tmp_path),
         # So little memory, because large batches take compilers minutes.
         **{"BATCH_SIZE": 8192, "options.Fleet.device_memory_gib": 0.04},
     )
-    assert status == 3, told
+    assert status == 3, stderr
     assert re.fullmatch(
         f"fleet step does not fit on v5litepod-1: refused by plan, not compiled"
         f" by compiler, of {GIB} per device",

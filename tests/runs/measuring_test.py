@@ -173,22 +173,24 @@ def test_shapes_of_statistics_are_known_before_they_are_measured(folder, kind, m
     assert source is not None
     arrays = source._measured(method, of)
     leaves, _ = streaming.open_expert(folder / kind / f"{kind}_2")
-    told = merge_memory.measured_leaves(method, leaves, measured.SETTINGS.num_positions)
-    assert {*told} == {*arrays}
+    expected_leaves = merge_memory.measured_leaves(
+        method, leaves, measured.SETTINGS.num_positions
+    )
+    assert {*expected_leaves} == {*arrays}
     for name, array in arrays.items():
-        assert told[name].dtype == array.dtype
-        assert told[name].shape == array.shape, name
+        assert expected_leaves[name].dtype == array.dtype
+        assert expected_leaves[name].shape == array.shape, name
 
 
 def test_a_plan_counts_what_measuring_reads_and_holds(folder):
     """Twice the experts and the base; more memory than base and expert, in float32."""
     run = measured.merge_by(folder, "ia3", regression.RegMean())
-    told = run.plan()
+    plan = run.plan()
     places = sorted((folder / "ia3").iterdir())
     read = [folder / "base", *places, *places]
     num_bytes = sum(p.stat().st_size for f in read for p in f.rglob("*") if p.is_file())
-    assert told["reads"] == progress.show_bytes(num_bytes)
-    assert "measuring experts takes its own time" in f"{told['time']}"
+    assert plan["reads"] == progress.show_bytes(num_bytes)
+    assert "measuring experts takes its own time" in f"{plan['time']}"
     cost = merge_cost.estimate(regression.RegMean(), places, folder / "base")
     base, expert = (
         4 * trees.count_params(experts.load_expert(place)[0])
@@ -210,16 +212,16 @@ def test_statistics_are_kept_and_damaged_ones_are_refused(folder):
     }
     method = regression.Fisher()
     measured.merge_by(folder, "ia3", method, expert_name="first", **where).run()
-    kept = contents(folder / "kept")
-    assert len(kept) == 2 * 3
+    first_contents = contents(folder / "kept")
+    assert len(first_contents) == 2 * 3
     measured.merge_by(folder, "ia3", method, expert_name="second", **where).run()
-    assert kept == contents(folder / "kept")
+    assert first_contents == contents(folder / "kept")
     first, second = (
         manifest.read_manifest(folder / "merged" / name).params_fingerprint
         for name in ("first", "second")
     )
     assert first == second
-    path = next(path for path in kept if path.name == "arrays.npz")
+    path = next(path for path in first_contents if path.name == "arrays.npz")
     path.write_bytes(path.read_bytes()[:-9] + b"something")
     with pytest.raises(errors.DataError, match="changed after it was written"):
         measured.merge_by(folder, "ia3", method, expert_name="third", **where).run()

@@ -54,26 +54,26 @@ def strategy(router, **changes):
 @pytest.mark.slow
 def test_every_router_is_scored_by_elm_eval_and_not_scored_again(folder, capsys):
     few = strategy(ROUTERS["arrow"], only_chosen=True)
-    given = (*map(strategy, ROUTERS.values()), few)
-    run = toy.score(folder, experts=(), strategies=("base", *given))
+    strategies = (*map(strategy, ROUTERS.values()), few)
+    run = toy.score(folder, experts=(), strategies=("base", *strategies))
     run.plan()
     run.run()
     store = result_store.ResultStore(run.path(run.results_path))
     rows = [row for row in store.rows() if row.metric == "accuracy"]
-    told = {row.expert: row for row in rows}
-    assert {*told} == {"base", *(router.label for router in given)}
+    row_of = {row.expert: row for row in rows}
+    assert {*row_of} == {"base", *(router.label for router in strategies)}
     scores = {(row.expert, row.task): store.per_example(row)["scores"] for row in rows}
     for task in toy.TASKS:  # sums of another order
         np.testing.assert_allclose(
             scores[few.label, task], scores["tokens_by_arrow", task], rtol=1e-5
         )
-    for label, row in told.items():
+    for label, row in row_of.items():
         if label != "base":
             assert row.strategy == "routed_tokens"
             assert [*row.experts] == ["plain", "twice"]
             assert row.kind == "strategy"
-    marks = {row.expert_fingerprint for row in told.values()}
-    assert len(marks) == len(told)  # every router is another model
+    marks = {row.expert_fingerprint for row in row_of.values()}
+    assert len(marks) == len(row_of)  # every router is another model
     capsys.readouterr()
     run.run()
     assert "to score: 0" in capsys.readouterr().out
@@ -131,19 +131,19 @@ def test_layer_norms_are_the_mean_or_those_of_the_retrieved_expert(folder):
     norms = {
         n: trees.flatten(trees.split(p, "_adapter/")[1]) for n, p in experts.items()
     }
-    given = chosen(folder, token_routers.Fixed())
-    mean = trees.flatten(given.load(base)[0])
-    retrieved = dataclasses.replace(given, norms_of="twice")
-    taken = trees.flatten(retrieved.load(base)[0])
+    candidate = chosen(folder, token_routers.Fixed())
+    mean = trees.flatten(candidate.load(base)[0])
+    retrieved = dataclasses.replace(candidate, norms_of="twice")
+    retrieved_leaves = trees.flatten(retrieved.load(base)[0])
     assert norms["plain"]
     for name, leaf in norms["twice"].items():
-        np.testing.assert_array_equal(taken[name], leaf)
+        np.testing.assert_array_equal(retrieved_leaves[name], leaf)
         both = (np.asarray(leaf) + np.asarray(norms["plain"][name])) / 2
         np.testing.assert_allclose(mean[name], both, rtol=1e-6)
     assert {n for n in mean if "_adapter/" in n} == {
-        n for n in taken if "_adapter/" in n
+        n for n in retrieved_leaves if "_adapter/" in n
     }
-    assert retrieved.fingerprint != given.fingerprint
+    assert retrieved.fingerprint != candidate.fingerprint
     by_retrieved = strategy(token_routers.Arrow(), norms="retrieved")
     assert by_retrieved.label == "tokens_by_arrow_norms_retrieved"
     assert by_retrieved.settings != strategy(token_routers.Arrow()).settings
@@ -182,17 +182,17 @@ def test_shuffled_gates_are_those_of_the_expert_that_is_half_of_all_away(folder)
     """Of two pairs of siblings nobody keeps its own, or has a sibling's."""
     base = loaded.Base.load(folder / "base")
     siblings = ("plain", "plain", "twice", "twice")
-    given = chosen(folder, token_routers.Gates(), siblings)
-    moved = dataclasses.replace(given, shuffled=True)
+    candidate = chosen(folder, token_routers.Gates(), siblings)
+    moved = dataclasses.replace(candidate, shuffled=True)
     plain, of_shuffled = (
-        trees.flatten(choice.load(base)[0]) for choice in (given, moved)
+        trees.flatten(choice.load(base)[0]) for choice in (candidate, moved)
     )
     gates = [name for name in plain if "/router/" in name]
     assert gates
     for name, leaf in plain.items():
         expected = leaf[:, [2, 3, 0, 1]] if name in gates else leaf
         np.testing.assert_array_equal(of_shuffled[name], expected)
-    assert moved.fingerprint != given.fingerprint
+    assert moved.fingerprint != candidate.fingerprint
     shuffled = strategy(token_routers.Gates(), shuffled=True)
     assert shuffled.label == "shuffled_tokens_by_gates"
     with pytest.raises(errors.ConfigError, match="shuffled"):
@@ -206,11 +206,11 @@ def test_shuffled_gates_are_those_of_the_expert_that_is_half_of_all_away(folder)
 def test_a_plan_says_where_a_router_chooses_all_experts(folder):
     names = ("plain", "twice")
     infos = [manifest.read_manifest(folder / "experts" / name) for name in names]
-    told = [
+    costs = [
         strategy(input_routers.Logo(top_k=top_k)).costs(scored.SHAPE, infos)
         for top_k in (1, 2, 20, -1)
     ]
-    assert ["chooses all" in cost for cost in told] == [False, True, True, False]
+    assert ["chooses all" in cost for cost in costs] == [False, True, True, False]
 
 
 @pytest.mark.slow
@@ -303,8 +303,8 @@ def test_records_lie_with_the_library_that_is_asked(folder, tmp_path):
     where = str(tmp_path / "other")
     toy.build(folder, library_dir=where).run()
     gates = strategy(token_routers.Gates())
-    asked = toy.ask(folder, library_dir=where)
-    run = toy.score(folder, experts=(), strategies=("base", gates), retrieval=asked)
+    retrieval = toy.ask(folder, library_dir=where)
+    run = toy.score(folder, experts=(), strategies=("base", gates), retrieval=retrieval)
     with pytest.raises(errors.LibraryError, match=r"other.routing"):
         run.run()
     assert observer(folder, library_dir=where).plan()["observed already"] == 0

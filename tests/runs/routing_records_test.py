@@ -100,9 +100,11 @@ def test_a_record_that_is_not_there_tells_the_settings_of_those_that_are(records
         routing_records.read(records, info, routing_records.Settings())
     first = "num_examples = 6, batch_size = 4, gate_steps = 3"
     second = "num_examples = 6, batch_size = 4, gate_steps = 5, reads = 'sub_layer'"
-    found, _, do = f"{caught.value}".splitlines()
-    told = found.removesuffix(".").split(" but with ")[1].split(" and with ")
-    assert {*told} == {first, second}
+    problem, _, do = f"{caught.value}".splitlines()
+    settings_texts = (
+        problem.removesuffix(".").split(" but with ")[1].split(" and with ")
+    )
+    assert {*settings_texts} == {first, second}
     assert "record_settings" in do
 
 

@@ -39,11 +39,11 @@ def run(started, binary, gin_file, folder, arguments, *, count):
         common += [f"--process_count={count}", "--heartbeat_secs=20"]
         flags = [[*common, f"--process_index={index}"] for index in range(count)]
     files, runs = [], []
-    for index, own in enumerate(flags):
+    for index, process_flags in enumerate(flags):
         name = f"{binary} {gin_file} {index}"
         files.append([folder.parent / f"{folder.name} {name} {n}" for n in (1, 2)])
         gin_path = f"gin/pocket/{gin_file}.gin"
-        each = (binary, gin_path, folder, *arguments, *own)
+        each = (binary, gin_path, folder, *arguments, *process_flags)
         runs.append(started.start_with(*each, outputs=files[-1]))
     try:
         for each in runs:

@@ -115,12 +115,18 @@ def promptsource_of(dataset):
 
 
 def test_licences_are_those_of_the_table_each_with_its_source():
-    told = {(task.dataset, task.licence) for task in items(tasks.Task) if task.licence}
+    licences = {
+        (task.dataset, task.licence) for task in items(tasks.Task) if task.licence
+    }
     table = {name: licence for name, (licence, _) in table_rows.licences().items()}
-    ours = {(name, licence) for name, licence in told if licence == pocket.LICENCE}
-    made = {name for name, _ in ours if name.startswith(("pocket_", "selection_"))}
-    assert len(made) == len(pocket.DATASETS)
-    assert {pair for pair in told if pair[0] not in made} == {*table.items()}
+    ours = {(name, licence) for name, licence in licences if licence == pocket.LICENCE}
+    own_datasets = {
+        name for name, _ in ours if name.startswith(("pocket_", "selection_"))
+    }
+    assert len(own_datasets) == len(pocket.DATASETS)
+    assert {pair for pair in licences if pair[0] not in own_datasets} == {
+        *table.items()
+    }
     for licence, source in table_rows.licences().values():
         assert licence
         places = source.split("; ")
@@ -173,7 +179,7 @@ def test_no_evaluation_row_is_in_a_split_that_an_index_may_be_built_from():
     compared = 0
     for task in items(tasks.Task):
         for protocol in ("",) if task.name in ELM_TRAINS_ON else ("", "@elm"):
-            kept = {
+            parts = {
                 name: serving.Part.parse(
                     task.splits.get(f"{name}{protocol}", task.splits[name])
                 )
@@ -181,12 +187,12 @@ def test_no_evaluation_row_is_in_a_split_that_an_index_may_be_built_from():
                 if name in task.splits
             }
             for training, evaluation in itertools.product(TRAINING, EVALUATION):
-                if training not in kept or evaluation not in kept:
+                if training not in parts or evaluation not in parts:
                     continue
                 compared += 1
-                if kept[training].split == kept[evaluation].split:
+                if parts[training].split == parts[evaluation].split:
                     rows = [
-                        numbers(kept[name], task.dataset)
+                        numbers(parts[name], task.dataset)
                         for name in (training, evaluation)
                     ]
                     assert not rows[0] & rows[1], (
@@ -272,15 +278,15 @@ def check_with_seqio(chosen, data_options):
             "data_options": data_options,
             "render_fn": lambda _, rendered=rendered: rendered,
         }
-        given = seqio_tasks.to_seqio(task, **options)
-        assert (given.name, split in given.splits) == (task.name, True)
+        exported = seqio_tasks.to_seqio(task, **options)
+        assert (exported.name, split in exported.splits) == (task.name, True)
         rows = range(len(rendered))
         examples = [example(rendered, row, rendered.targets[row]) for row in rows]
-        whole.add(given, split, examples)
+        whole.add(exported, split, examples)
         if not any(rendered.choices):
             continue
-        given = seqio_tasks.to_seqio_score_eval(task, **options)
-        assert given.name == f"{task.name}_score_eval"
+        exported = seqio_tasks.to_seqio_score_eval(task, **options)
+        assert exported.name == f"{task.name}_score_eval"
         examples = [
             example(rendered, row, choice)
             | {"idx": [row, number], "is_correct": number == label, "weight": 1.0}
@@ -289,7 +295,7 @@ def check_with_seqio(chosen, data_options):
             )
             for number, choice in enumerate(choices)
         ]
-        ranked.add(given, split, examples)
+        ranked.add(exported, split, examples)
     whole.check()
     ranked.check()
 

@@ -86,10 +86,10 @@ def devices_here():
 def keep(run, folder):
     """Compiles a run's programs by shapes alone, as for devices that are not here."""
     planned = of_runs.planned(run, devices_here(), None, all_lengths=True)
-    with keeping.into(f"{folder}") as kept:
+    with keeping.into(f"{folder}") as kept_names:
         for each in planned:
             programs.lower(each.program, jax.devices()).compile()
-    return planned, kept
+    return planned, kept_names
 
 
 def steps_in(folder):
@@ -106,34 +106,35 @@ def test_a_run_compiles_no_step_that_was_kept_for_its_devices(tmp_path):
         ("prompt_experts", SIDE_BY_SIDE, STEPS[2], 2),
     ):
         built, folder = pocket(tmp_path, kind, *bindings), tmp_path / "of" / step
-        planned, kept = keep(built[0], folder)
+        planned, kept_names = keep(built[0], folder)
         lengths = {each.program.batch for each in planned}
-        assert len(kept) == len(planned) == len(lengths) == count
-        assert steps_in(folder) == {*kept}
-        assert all(name.startswith(step) for name in kept)
+        assert len(kept_names) == len(planned) == len(lengths) == count
+        assert steps_in(folder) == {*kept_names}
+        assert all(name.startswith(step) for name in kept_names)
         # A folder that was moved is as good: it is not part of what decides a program.
         moved = folder.rename(folder.with_name(f"moved_{step}"))
         with keeping.using(moved) as tally:
             start(built)
         assert tally.num_taken >= count
-        assert steps_in(moved) == {*kept}
-        assert len([*moved.glob("*-cache")]) > len(kept)  # others were kept meanwhile
+        assert steps_in(moved) == {*kept_names}
+        # Others were kept meanwhile.
+        assert len([*moved.glob("*-cache")]) > len(kept_names)
 
 
 @pytest.mark.usefixtures("jax_settings")
 def test_nothing_is_kept_outside_of_the_context(tmp_path):
     before = jax.config.jax_compilation_cache_dir
-    with keeping.into("") as kept:
+    with keeping.into("") as kept_names:
         assert jax.config.jax_compilation_cache_dir == before
-    assert kept == []
-    with keeping.into(f"{tmp_path / 'new'}") as kept:
+    assert kept_names == []
+    with keeping.into(f"{tmp_path / 'new'}") as kept_names:
         jax.jit(lambda x: x + tmp_path.stat().st_ino).lower(1.0).compile()
     assert jax.config.jax_compilation_cache_dir == before
-    assert [path.name for path in (tmp_path / "new").iterdir()] == kept != []
+    assert [path.name for path in (tmp_path / "new").iterdir()] == kept_names != []
 
 
 @pytest.mark.parametrize(
-    ("run_type", "file", "target", "told", "do"),
+    ("run_type", "file", "target", "message", "do"),
     [
         (train.Train, DATASET, "h100", "tries kernels on the card", "=DIR alone keeps"),
         (
@@ -148,9 +149,11 @@ def test_nothing_is_kept_outside_of_the_context(tmp_path):
         ),
     ],
 )
-def test_programs_that_no_run_would_find_are_refused(run_type, file, target, told, do):
+def test_programs_that_no_run_would_find_are_refused(
+    run_type, file, target, message, do
+):
     run, _ = build(run_type, file, SMALL)
-    with pytest.raises(errors.ConfigError, match=told) as caught:
+    with pytest.raises(errors.ConfigError, match=message) as caught:
         compile_for.compile_run(run, target, keep_in="programs")
     assert do in str(caught.value)
 
@@ -178,9 +181,9 @@ def test_programs_are_kept_whatever_variables_say_of_other_caches(tmp_path):
         ("jax_compilation_cache_max_size", 0),
     ):
         jax.config.update(name, value)
-        with keeping.into(f"{tmp_path / name}") as kept:
+        with keeping.into(f"{tmp_path / name}") as kept_names:
             jax.jit(lambda x: x - tmp_path.stat().st_ino).lower(1.0).compile()
-        assert len(kept) == 1
+        assert len(kept_names) == 1
         assert getattr(jax.config, name) == value
         keeping.use(tmp_path / "used")
         assert getattr(jax.config, name) != value
@@ -207,16 +210,16 @@ def test_a_program_that_was_written_to_no_end_is_compiled_and_kept_anew(
     assert (tally.num_taken, tally.num_asked) == (0, 1)
     assert tally.compile_secs > 0
     entry.write_bytes(whole[: int(left * len(whole))])
-    told = capsys.readouterr().out
-    assert told.startswith("programs: 0 taken, 1 compiled (")
-    for taken in (0, 1):  # the first finds nothing, and the second what that kept
+    printed = capsys.readouterr().out
+    assert printed.startswith("programs: 0 taken, 1 compiled (")
+    for num_taken in (0, 1):  # the first finds nothing, and the second what that kept
         with warnings.catch_warnings(), keeping.using(tmp_path) as tally:
             warnings.simplefilter("error")  # JAX warns of what it cannot read
             compile_anew(number)
-        assert (tally.num_taken, tally.num_asked) == (taken, 1)
-        told = capsys.readouterr().out
-        assert (f"unfinished program {entry.name}" in told) == (not taken)
-        assert f"programs: {taken} taken, {1 - taken} compiled (" in told
+        assert (tally.num_taken, tally.num_asked) == (num_taken, 1)
+        printed = capsys.readouterr().out
+        assert (f"unfinished program {entry.name}" in printed) == (not num_taken)
+        assert f"programs: {num_taken} taken, {1 - num_taken} compiled (" in printed
     assert tally.compile_secs < 0.05  # taking is not compiling
     assert [path.name for path in tmp_path.glob("*-cache")] == [entry.name]
 
@@ -242,8 +245,8 @@ def test_unfinished_programs_go_but_for_those_that_nothing_here_can_unpack(
             (tmp_path / f"{name}-{part}-cache").write_bytes(content[:size])
     keeping.use(tmp_path)
     gone = {f"{name}-half-cache" for name in packed if name == "zlib" or has_zstandard}
-    told = capsys.readouterr().out
-    assert all(f"unfinished program {name}" in told for name in gone)
+    printed = capsys.readouterr().out
+    assert all(f"unfinished program {name}" in printed for name in gone)
     left = {path.name for path in tmp_path.glob("*-cache")}
     assert (
         left
@@ -286,24 +289,24 @@ def test_the_flag_names_a_folder(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "message"),
     [("gs://bucket/programs", "folder of this machine"), ("file", "cannot be written")],
 )
 def test_a_place_where_nothing_can_be_kept_is_refused_at_once(
-    monkeypatch, tmp_path, place, told
+    monkeypatch, tmp_path, place, message
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     set_flag(monkeypatch, place)
     before = jax.config.jax_compilation_cache_dir
     with (
-        pytest.raises(errors.ElmError, match=told),
+        pytest.raises(errors.ElmError, match=message),
         compile_flag.kept_programs(),
     ):
         pass
     assert jax.config.jax_compilation_cache_dir == before
     run, _ = build(train.Train, DATASET, SMALL)
-    with pytest.raises(errors.ElmError, match=told):
+    with pytest.raises(errors.ElmError, match=message):
         compile_for.compile_run(run, "v5litepod-8", keep_in=place)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -91,7 +91,7 @@ def test_the_steps_asked_for_are_traced(begun):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mixture", "binding", "told"),
+    ("mixture", "binding", "message"),
     [
         ("trainer_both", "TRAIN_STEPS = 4", "train_steps: 2 before, 4 now"),
         ("trainer_both", "LEARNING_RATE = 0.5", "optimizer/learning_rate: 0.001"),
@@ -105,7 +105,9 @@ def test_the_steps_asked_for_are_traced(begun):
         ("trainer_swapped", "", "order_of_data"),
     ],
 )
-def test_what_would_change_the_expert_is_refused_by_name(begun, mixture, binding, told):
+def test_what_would_change_the_expert_is_refused_by_name(
+    begun, mixture, binding, message
+):
     with pytest.raises(errors.CheckpointError) as caught:
         run(
             begun,
@@ -114,7 +116,7 @@ def test_what_would_change_the_expert_is_refused_by_name(begun, mixture, binding
             f"MIXTURE_OR_TASK_NAME = '{mixture}'",
             *filter(None, [binding]),
         )
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.slow
@@ -182,12 +184,12 @@ def test_what_does_not_train_is_kept_in_the_dtype_of_the_computation(folder, cap
     params, info = experts.load_expert(built.expert_dir(TASKS[0]))
     assert info.training["execution"]["remat"] == "fit"
     assert {leaf.dtype.name for leaf in trees.flatten(params).values()} == {"float32"}
-    here = machine.this_machine(1.0)
-    spec, _ = fitting.fitted(built.spec(), here, here.num_devices)
+    own_machine = machine.this_machine(1.0)
+    spec, _ = fitting.fitted(built.spec(), own_machine, own_machine.num_devices)
     shared = shared_model.on_all_devices(spec)
-    kept = {n: leaf.dtype.name for n, leaf in trees.flatten(shared.frozen).items()}
-    assert kept.pop("decoder/logits_dense/kernel") == "float32"
-    assert set(kept.values()) == {"bfloat16"}
+    dtypes = {n: leaf.dtype.name for n, leaf in trees.flatten(shared.frozen).items()}
+    assert dtypes.pop("decoder/logits_dense/kernel") == "float32"
+    assert set(dtypes.values()) == {"bfloat16"}
 
 
 @pytest.mark.slow
