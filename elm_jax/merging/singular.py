@@ -36,9 +36,14 @@ def svd(
     return left[..., :most], sizes, right[..., :most, :]
 
 
-def rank(sizes: np.ndarray) -> int:
-    """Returns how many singular values [k] are more than rounding, at least 0."""
-    return int((sizes > _LEAST * sizes[:1]).sum())
+def rank(sizes: np.ndarray, size: float | None = None) -> int:
+    """Returns how many singular values [k] are more than rounding, at least 0.
+
+    Args:
+      sizes: Singular values, descending.
+      size: Of what they were computed from; None for the first one.
+    """
+    return int((sizes > _LEAST * (sizes[:1] if size is None else size)).sum())
 
 
 def rank_of(matrix: np.ndarray) -> int:

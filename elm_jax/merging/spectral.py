@@ -144,8 +144,9 @@ class IsoCts(MatrixMethod):
 
     Of R directions, the rank of all that the experts change, the first `common_share`
     are those of the sum. The others are filled with the first directions of each expert
-    in what is left of it outside of these. All are made orthonormal, U' and V', with
-    the mean of their singular values as the size of each: `scale * mean(S) U' V'`.
+    in what is left of it outside of these, as many of each, or all that it has left.
+    All are made orthonormal, U' and V', with the mean of their singular values as the
+    size of each: `scale * mean(S) U' V'`.
 
     Tools: FusionBench takes `min(m, n)` for R, so that most directions of low-rank
     experts are arbitrary; its share is 0.8, as here.
@@ -167,16 +168,21 @@ class IsoCts(MatrixMethod):
         if not whole:
             return np.zeros((rows, columns))
         rank_each = round((whole - int(whole * self.common_share)) / count)
+        rank_each = min(rank_each, whole // count)  # rounded up, it may be too many
         common = whole - rank_each * count
         left, sizes, right = singular.svd(layer.total)
         common = min(common, singular.rank(sizes))
         left, sizes, right = left[:, :common], sizes[:common], right[:common]
         lefts, middle, rights = [left], [sizes], [right]
         if rank_each:
-            own_left, own_sizes, own_right = matrices.without(left).svd(rank_each)
-            lefts = [*own_left, left]
-            middle = [*own_sizes[:, :rank_each], sizes]
-            rights = [*own_right, right]
+            norms = np.sqrt(np.maximum(matrices.squares(), 0.0))
+            own = zip(*matrices.without(left).svd(rank_each), norms, strict=True)
+            for u, s, v, norm in own:
+                # Fewer where less is left: further directions would be arbitrary.
+                kept = min(rank_each, singular.rank(s, norm))
+                lefts.insert(-1, u[:, :kept])
+                middle.insert(-1, s[:kept])
+                rights.insert(-1, v[:kept])
         size = float(np.concatenate(middle).mean())
         u = singular.nearest_orthonormal(np.concatenate(lefts, axis=1))
         return size * u @ singular.nearest_orthonormal(np.concatenate(rights))

@@ -134,6 +134,50 @@ def test_iso_c_has_one_size_in_the_directions_of_the_experts_only():
     np.testing.assert_allclose(sizes[6:], 0, atol=1e-9)
 
 
+def of_ranks(*ranks, rows=12, columns=10):
+    return [RNG.normal(size=(rows, r)) @ RNG.normal(size=(r, columns)) for r in ranks]
+
+
+@pytest.mark.parametrize("common_share", [0.0, 0.2, 0.4, 0.8, 1.0])
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [
+        *(((2, 2, 2), 6), ((1, 1, 1), 3), ((3, 2), 5), ((5, 1), 6), ((0, 5), 5)),
+        *(((1, 1), 2), ((1, 2), 3), ((9, 9, 9), 10), ((1,) * 7, 7), ((6,), 6)),
+    ],
+)
+@pytest.mark.parametrize("as_loras", [False, True])
+def test_iso_cts_has_one_size_in_directions_of_the_experts_only(
+    ranks, expected, common_share, as_loras
+):
+    changes = of_ranks(*ranks)
+    merged = iso_cts(changes, common_share, as_loras=as_loras)
+    sizes = np.linalg.svd(merged, compute_uv=False)
+    rank = singular.rank(sizes)
+    # Where one expert has less of its own than its share, there are fewer.
+    is_even = len({*ranks}) == 1
+    assert rank == expected if is_even or common_share > 0.5 else 0 < rank <= expected
+    np.testing.assert_allclose(sizes[:rank], sizes[0])
+    for matrix, span in (
+        (merged, np.concatenate(changes, axis=1)),
+        (merged.T, np.concatenate(changes).T),
+    ):
+        basis = scipy.linalg.orth(span, rcond=1e-9)
+        inside = basis @ (basis.T @ matrix)
+        np.testing.assert_allclose(inside, matrix, atol=1e-6 * sizes[0])
+
+
+def iso_cts(changes, common_share, *, as_loras):
+    if not as_loras:
+        return change("iso_cts", changes, common_share=common_share)
+    experts = []
+    for matrix in changes:
+        left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
+        experts.append({"q_adapter": {"a": left * sizes, "b": right}})
+    merging = methods.of("iso_cts", common_share=common_share)
+    return product(merging.merge(experts, base={}, beside=BESIDE).params)
+
+
 def interference(merged, changes, weigh):
     return sum(weigh(d) * np.square((merged - d).T @ d).sum() for d in changes)
 
