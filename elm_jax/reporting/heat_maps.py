@@ -88,15 +88,15 @@ class _Drawing:
         ]
 
     def first_rows(self, most_cells: int) -> list[tuple[str, list[float | None]]]:
-        """Returns experts with their values: the first ones, and those retrieved."""
+        """Returns experts with their values: the first and the marked ones."""
         number = max(1, most_cells // len(self.columns))
-        retrieved = {*self.map.retrieved}
+        chosen = {*self.map.chosen}
         return [
             (name, values)
             for place, (name, values) in enumerate(
                 zip(self.map.experts, self.rows, strict=True)
             )
-            if place < number or name in retrieved
+            if place < number or name in chosen
         ]
 
     def _tasks(self, column: _Column) -> list[str]:
@@ -123,8 +123,9 @@ class _Drawing:
                 shade = round(SHADES * abs(gap) / self.reach)
                 classes += [f"{'u' if gap > 0 else 'd'} s{shade}"] if shade else []
                 classes += ["best"] if value == self.best[j] else []
-            if self._is_retrieved(name, j):
-                inside += '<span class="mark" title="retrieved">◆</span>'
+            if self._is_chosen(name, j):
+                label = markupsafe.escape(text.plain(self.map.chosen_by))
+                inside += f'<span class="mark" title="{label}">◆</span>'
             attribute = f' class="{" ".join(classes)}"' if classes else ""
             cells.append(f"<td{attribute}>{inside}</td>")
         return _row(name, cells, card=self.cards.get(name, ""))
@@ -162,9 +163,9 @@ class _Drawing:
         keys = ((name, task) for task in self.tasks[j])
         return next((self.links[key] for key in keys if key in self.links), "")
 
-    def _is_retrieved(self, name: str, j: int) -> bool:
+    def _is_chosen(self, name: str, j: int) -> bool:
         prompt = self.columns[j].prompt
-        return prompt is not None and self.map.retrieved[prompt] == name
+        return prompt is not None and self.map.chosen[prompt] == name
 
 
 def draw(
@@ -206,7 +207,7 @@ def draw(
         "legend": shown.legend,
         "has_base": has_base,
         "has_bound": any(reference.is_bound for reference in shown.references),
-        "has_retrieved": any(shown.retrieved),
+        "chosen_by": text.plain(shown.chosen_by) if any(shown.chosen) else "",
         "has_links": bool(links),
         "reach": drawing.reach,
         "num_experts": len(shown.experts),

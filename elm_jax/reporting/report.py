@@ -94,7 +94,8 @@ class HeatMap:
       experts: Names, in the order shown.
       values: One row per expert, one value per column; None where not scored.
       baseline: The base model's scores, or None where not scored.
-      retrieved: For each column, the expert that retrieval chose, or "".
+      chosen: For each column, the expert that a strategy chose, or "".
+      chosen_by: The strategy's name, which the marks of these cells show.
       column_marks: As for `Headline`.
       marks: As for `Headline`, by (expert, place of the column).
       legend: As for `Headline`.
@@ -107,12 +108,13 @@ class HeatMap:
     experts: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]
     baseline: tuple[float | None, ...]
-    retrieved: tuple[str, ...]
+    chosen: tuple[str, ...]
     column_marks: Mapping[int, str] = dataclasses.field(default_factory=dict)
     marks: Mapping[tuple[str, int], str] = dataclasses.field(default_factory=dict)
     legend: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     references: tuple["Reference", ...] = ()
+    chosen_by: str = ""
 
     def by_dataset(self, values: Sequence[float | None]) -> dict[str, float | None]:
         """Returns the mean over prompts of each dataset, of one row of values."""
@@ -242,7 +244,8 @@ def heat_map(
     *,
     title: str,
     baseline: str = "base",
-    retrieved: Mapping[str, str] | None = None,
+    chosen: Mapping[str, str] | None = None,
+    chosen_by: str = "",
 ) -> HeatMap:
     """Returns the map of all single experts, best mean first.
 
@@ -250,7 +253,8 @@ def heat_map(
       rows: Rows of one split and metric; of strategies only the baseline is used.
       title: What is shown.
       baseline: The `expert` of the base model's rows.
-      retrieved: Expert that retrieval chose, by task.
+      chosen: Experts that a strategy chose, by task.
+      chosen_by: The strategy's name.
     """
     columns = row_columns.of(rows)
     is_base = columns.coded("expert").are(baseline.__eq__)
@@ -271,7 +275,8 @@ def heat_map(
         experts=(),
         values=(),
         baseline=by_expert.pop(baseline, no_values),
-        retrieved=tuple((retrieved or {}).get(task, "") for task in names),
+        chosen=tuple((chosen or {}).get(task, "") for task in names),
+        chosen_by=chosen_by,
         tasks=tuple(names),
     )
     means = {name: unfilled.mean(values) or 0 for name, values in by_expert.items()}

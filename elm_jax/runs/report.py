@@ -49,7 +49,7 @@ class Report(Run):
       merged_parts: The experts in it.
       metric: The metric that is shown of ranked tasks.
       judged_by: The strategy that is compared with the multitask model, chosen before
-        the results are known.
+        the results are known; "" for the first one that chooses an expert by task.
       split: The split that is reported.
       selection_split: Where the best single expert is chosen.
       base_fingerprint: The base whose rows are reported, where a result file has rows
@@ -76,7 +76,7 @@ class Report(Run):
     merged_expert: paths.OptionalName = ""
     merged_parts: tuple[paths.Name, ...] = ()
     metric: str = "accuracy"
-    judged_by: paths.Name = "retrieved"
+    judged_by: paths.OptionalName = ""
     split: str = "test"
     selection_split: str = "validation"
     base_fingerprint: str = ""
@@ -122,9 +122,8 @@ class Report(Run):
                 do="Run elm_eval with the same MODEL_DIR first",
             )
         reported = self._comparable(store)
-        gaps = report_gaps.of(
-            reported, self._judged(), other_votes=self._votes(reported).other_tasks
-        )
+        judged, votes = self._judged(reported), self._votes(reported)
+        gaps = report_gaps.of(reported, judged, other_votes=votes.other_tasks)
         ways = self._ways(reported, self._expand(self.unseen_tasks))
         examples = ways and self._examples(ways, reported)
         page = self._report(reported, gaps, ways)
@@ -157,14 +156,14 @@ class Report(Run):
         self, reported: ComparableRows, gaps: tuple[str, ...], ways: Ways | None
     ) -> report.Report:
         maps = self._maps(reported, ways)
-        votes = self._votes(reported)
+        votes, judged = self._votes(reported), self._judged(reported)
         return report.Report(
             title=self.title,
             claims=tuple(self._claims(reported, ways)),
             headline=ways and report_headline.make(ways, reported),
             figures=self._figures(reported, ways) if ways else (),
             heat_maps=tuple(maps),
-            pairs=ways and report_pairs.make(ways, maps[0], judged_by=self.judged_by),
+            pairs=ways and report_pairs.make(ways, maps[0], judged_by=judged.strategy),
             votes=votes.votes,
             curves=loss_curves.read(
                 self.path(self.work_dir),
@@ -184,7 +183,7 @@ class Report(Run):
         self, reported: ComparableRows, ways: Ways | None
     ) -> list[report.HeatMap]:
         """Returns the heat maps; the first one is of the main table's tasks."""
-        won = self._votes(reported).winners
+        votes = self._votes(reported)
         maps = []
         for names, title in (
             (self.unseen_tasks, "Experts on unseen tasks"),
@@ -196,7 +195,7 @@ class Report(Run):
                     compared = ways if ways and ways.rows == rows else None
                     name = f"{title}: {metric}"
                     heat_map = report_maps.make(
-                        rows, title=name, won=won, ways=compared
+                        rows, title=name, votes=votes, ways=compared
                     )
                     maps.append(heat_map)
         return maps
@@ -269,7 +268,7 @@ class Report(Run):
         self, reported: ComparableRows, ways: Ways | None
     ) -> Iterator[results.Claim]:
         """Yields the claims that these rows can decide."""
-        judged = self._judged()
+        judged = self._judged(reported)
         if ways is not None:
             yield from report_claims.of_experts(judged, ways)
         path = self.path(self.results_after_path) if self.results_after_path else None
@@ -280,9 +279,10 @@ class Report(Run):
             judged, reported, self._composed(reported), metric=self.metric
         )
 
-    def _judged(self) -> report_claims.Judged:
+    def _judged(self, reported: ComparableRows) -> report_claims.Judged:
+        unseen = self._rows(reported, self._expand(self.unseen_tasks))
         return report_claims.Judged(
-            strategy=self.judged_by,
+            strategy=self.judged_by or report_claims.first_choosing(unseen),
             merged=self.merged_expert,
             parts=self.merged_parts,
         )

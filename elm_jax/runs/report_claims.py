@@ -58,6 +58,21 @@ def silent(
     yield from report_rows.lacking_claims(called_for, with_rows)
 
 
+def first_choosing(rows: Sequence[results.ResultRow]) -> str:
+    """Returns the first strategy that chose one expert for each task; words for none.
+
+    Args:
+      rows: The rows of unseen tasks.
+    """
+    columns = row_columns.of(rows)
+    of_strategies = columns.take(row_columns.roles(columns).are("strategy".__eq__))
+    choosing: dict[str, bool] = {}
+    for row in of_strategies:
+        choosing[row.expert] = choosing.get(row.expert, True) and row.is_choice
+    names = (name for name, chooses in choosing.items() if chooses)
+    return next(names, "a strategy that chooses one expert for each task")
+
+
 def of_experts(judged: Judged, ways: Ways) -> Iterator[results.Claim]:
     """Yields the claim that experts beat the multitask model, if rows can tell."""
     multitask, strategy = ways.of_role("multitask"), ways.by_label(judged.strategy)

@@ -1,10 +1,11 @@
 """A report's maps: experts on tasks, beside baselines and strategies."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from elm_jax.evaluation import results
 from elm_jax.reporting import marks, report
+from elm_jax.runs import report_votes
 from elm_jax.runs.report_ways import Ways
 
 
@@ -12,7 +13,7 @@ def make(
     rows: Sequence[results.ResultRow],
     *,
     title: str,
-    won: Mapping[str, str],
+    votes: report_votes.ShownVotes,
     ways: Ways | None = None,
 ) -> report.HeatMap:
     """Returns the map of some tasks.
@@ -20,10 +21,12 @@ def make(
     Args:
       rows: Rows of one split and metric.
       title: What is shown.
-      won: The expert that retrieval chose, by task.
+      votes: The experts that a strategy chose, and which one it was.
       ways: What was compared on these rows; None if nothing was.
     """
-    heat_map = report.heat_map(rows, title=title, retrieved=won)
+    heat_map = report.heat_map(
+        rows, title=title, chosen=votes.winners, chosen_by=votes.chosen_by
+    )
     if ways is None:
         return heat_map
     places = {task: place for place, task in enumerate(heat_map.tasks)}

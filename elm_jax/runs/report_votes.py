@@ -1,5 +1,6 @@
 """What retrieval answered, for the tasks on which a report shows what it chose."""
 
+import collections
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
@@ -16,10 +17,12 @@ class ShownVotes(NamedTuple):
     Attributes:
       votes: In the order of the tasks' names.
       other_tasks: Tasks whose votes are for another expert than the scored one.
+      chosen_by: The first strategy that chose the experts of `votes`, on most tasks.
     """
 
     votes: tuple[report.Votes, ...]
     other_tasks: tuple[str, ...]
+    chosen_by: str = ""
 
     @property
     def winners(self) -> dict[str, str]:
@@ -28,7 +31,7 @@ class ShownVotes(NamedTuple):
 
     @property
     def note(self) -> str:
-        """Describes `retrieved` in a few words."""
+        """Describes a strategy that chose by votes in a few words."""
         counts = sorted({sum(n for _, n in votes.counts) for votes in self.votes})
         number = " to ".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]])))
         instances = f"{number} unlabelled instances".strip()
@@ -52,22 +55,30 @@ def read(
     """
     if not path.is_file():
         return ShownVotes((), ())
-    chosen: dict[str, set[str]] = {}
+    chosen: dict[str, list[results.ResultRow]] = {}
     for row in rows:
         if row.is_choice:
-            chosen.setdefault(row.task, set()).add(row.expert_fingerprint)
+            chosen.setdefault(row.task, []).append(row)
     shown, other_tasks = [], []
+    num_chosen = collections.Counter[str]()
     for task, counts in sorted(_lines(path)):
         if task not in chosen or not counts:
             continue
         (winner, number), *rest = counts
-        labels = sorted(names.get(fingerprint, winner) for fingerprint in chosen[task])
-        name = next((n for n in labels if _is_one_of(n, winner)), "")
+        labels = [names.get(row.expert_fingerprint, winner) for row in chosen[task]]
+        name = next((n for n in sorted(labels) if _is_one_of(n, winner)), "")
         if name:
             shown.append(report.Votes(task, ((name, number), *rest)))
+            pairs = zip(labels, chosen[task], strict=True)
+            num_chosen.update({row.expert for label, row in pairs if label == name})
         else:
             other_tasks.append(task)
-    return ShownVotes(tuple(shown), tuple(other_tasks))
+    first_of_most = max(
+        (row.expert for row in rows if row.expert in num_chosen),
+        key=num_chosen.__getitem__,
+        default="",
+    )
+    return ShownVotes(tuple(shown), tuple(other_tasks), first_of_most)
 
 
 def _is_one_of(label: str, name: str) -> bool:

@@ -146,7 +146,12 @@ def example_report():
         headline=example_headline(),
         figures=(example_figures(),),
         heat_maps=(
-            report.heat_map(rows, title="Experts on unseen tasks", retrieved=retrieved),
+            report.heat_map(
+                rows,
+                title="Experts on unseen tasks",
+                chosen=retrieved,
+                chosen_by="retrieved",
+            ),
         ),
         votes=(
             *(
@@ -212,7 +217,8 @@ def small_fixture():
                     row("three", "quail", "p", 20.0),
                 ],
                 title="All",
-                retrieved={"quail_p": "three"},
+                chosen={"quail_p": "three"},
+                chosen_by="nearest & first",
             ),
         ),
         votes=(report.Votes("quail_p", (("three", 20), ("one|two", 12))),),

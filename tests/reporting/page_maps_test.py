@@ -39,7 +39,7 @@ def small_map(row):
         for key, values in scores.items()
         for name, value in zip(names, values, strict=True)
     ]
-    return report.heat_map(rows, title="Small map", retrieved={"a_p": "Reviews"})
+    return report.heat_map(rows, title="Small map", chosen={"a_p": "Reviews"})
 
 
 @pytest.fixture(name="opened")
@@ -61,7 +61,7 @@ def test_a_map_of_too_many_cells_shows_the_best_experts_and_those_retrieved(
     shown, tab, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(heat_maps, "MOST_CELLS", 12)  # of two rows, five columns each
-    write(tmp_path / "page.html", dataclasses.replace(shown, retrieved=("", "", "")))
+    write(tmp_path / "page.html", dataclasses.replace(shown, chosen=("", "", "")))
     tab.open(tmp_path / "page.html")
     best = [*shown.experts[:2]]
     assert names(tab) == best
@@ -70,7 +70,7 @@ def test_a_map_of_too_many_cells_shows_the_best_experts_and_those_retrieved(
     assert note in text
     assert "<code>small_map.csv</code>" in text
     last = shown.experts[2]
-    write(tmp_path / "page.html", dataclasses.replace(shown, retrieved=("", "", last)))
+    write(tmp_path / "page.html", dataclasses.replace(shown, chosen=("", "", last)))
     tab.open(tmp_path / "page.html")
     assert names(tab) == [*best, last]
     assert note not in (tmp_path / "page.html").read_text()

@@ -18,12 +18,12 @@ def some_rows(row):
 
 
 def test_a_heat_map_orders_experts_by_mean_and_tasks_by_dataset(rows):
-    shown = report.heat_map(rows, title="t", retrieved={"b_p": "weak"})
+    shown = report.heat_map(rows, title="t", chosen={"b_p": "weak"})
     assert shown.columns == (("a", "q"), ("b", "p"))
     assert shown.experts == ("strong", "weak")
     assert shown.values == ((60.0, 50.0), (None, 20.0))
     assert shown.baseline == (None, 30.0)
-    assert shown.retrieved == ("", "weak")
+    assert shown.chosen == ("", "weak")
     assert [shown.mean(values) for values in shown.values] == [55.0, 20.0]
 
 

@@ -279,6 +279,19 @@ def test_votes_are_shown_of_tasks_that_retrieval_was_scored_on(tmp_path):
     assert "the expert that 8 unlabelled instances vote for" in page
 
 
+def test_marks_of_a_map_name_the_strategy_that_chose(tmp_path):
+    for expert, fingerprint in (("e", "aa"), ("f", "bb")):
+        record(tmp_path, expert, "plain", kind="prompt", fingerprint=fingerprint)
+    for name, chosen in (("other", "bb"), ("nearest", "aa")):
+        facts = {"kind": "strategy", "strategy": name, "experts": {"x": chosen}}
+        record(tmp_path, name, "plain", fingerprint=chosen, **facts)
+    write_votes(tmp_path, plain=[["e", 8]])
+    run(tmp_path, unseen_tasks="plain_ask")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count('<span class="mark" title="nearest">◆</span>') == 1
+    assert '<span class="mark">◆</span>: nearest.' in page
+
+
 def test_votes_name_the_expert_that_was_scored_or_are_left_out(tmp_path):
     for place in ("here", "there"):
         facts = {"kind": "prompt", "fingerprint": place, "source": f"{place}/e"}

@@ -178,7 +178,7 @@ def of_library(folder, *, number):
     """Scores of a strategy that asked a library of each seed."""
     rng = np.random.default_rng(4)
     for seed in range(number):
-        experts = {"e": f"e{seed}"}
+        experts = {"e": f"retrieved{seed}"}  # the fingerprint that `record` gives
         facts = {"training_seed": seed, "library": "l", "experts": experts}
         facts |= {"strategy": "retrieved", "strategy_note": "by votes"}
         record(folder, "retrieved", 0.4 + 0.1 * seed, rng, kind="strategy", **facts)
@@ -202,6 +202,18 @@ def test_a_strategy_that_asked_a_library_of_each_seed_is_one_way(tmp_path):
         sentence for sentence in text.splitlines() if "beat the multitask" in sentence
     )
     assert "undecided." in claim
+
+
+def test_the_first_strategy_that_chooses_is_judged_unless_another_is_named(tmp_path):
+    rng = np.random.default_rng(4)
+    record(tmp_path, "multitask", 0.5, rng, kind="multitask")
+    for name, chosen in (("pooled", "other"), ("nearest", "nearest"), ("last", "last")):
+        facts = {"strategy": name, "experts": {"e": chosen}}
+        record(tmp_path, name, 0.5, rng, kind="strategy", **facts)
+    assert "; judged by nearest." in run(tmp_path)
+    assert "; judged by last." in run(tmp_path, judged_by="last")
+    text = run(tmp_path, judged_by="lost")
+    assert "No claim about experts against the multitask model: no rows of lost" in text
 
 
 def test_a_merge_is_held_against_its_parts_of_the_same_seed(tmp_path):
