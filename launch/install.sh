@@ -41,8 +41,8 @@ if [ "${1:-}" = "--without_tensorflow" ]; then
   size="0.9 GB"
   compiling=--no-compile  # saves a tenth; Python compiles each module when it needs it
 fi
-wanted=$({ echo "$version"; echo "$pins"; cat setup.py; } | sha256sum | cut -d' ' -f1)
-if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ]; then
+install_key=$({ echo "$version"; echo "$pins"; cat setup.py; } | sha256sum | cut -d' ' -f1)
+if [ "$(cat .venv/installed 2>/dev/null || true)" = "$install_key" ]; then
   echo "install: .venv is up to date (Python $version)"
   exit 0
 fi
@@ -60,5 +60,5 @@ pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-de
 pip+=("$compiling")
 "${pip[@]}" -r <(echo "$pins")
 "${pip[@]}" --no-build-isolation -e .
-echo "$wanted" > .venv/installed
+echo "$install_key" > .venv/installed
 echo "install: done"

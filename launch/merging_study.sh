@@ -21,8 +21,8 @@ search_retrieved() { # votes of tasks, folders of experts and of merges, flags o
 import json, sys
 votes_path, experts = sys.argv[1:]
 for line in open(votes_path):
-    asked = json.loads(line)
-    print(asked["task"], tuple(f"{experts}/{name}" for name, _ in asked["votes"][:3]))
+    row = json.loads(line)
+    print(row["task"], tuple(f"{experts}/{name}" for name, _ in row["votes"][:3]))
 ' "$out/$1.jsonl" "$experts")
   shift 3
   while read -r task first_three <&3; do

@@ -32,21 +32,21 @@ for seed in "${seeds[@]}"; do
   of="of seed $seed"
   library="{MODEL_DIR}/library/seed$seed"
   libraries+=("'$library'")
-  asked=(--gin.queries.Queries.library_dir="$library")
-  run "pooled answers $of" elm_eval pool "${asked[@]}"
+  library_flags=(--gin.queries.Queries.library_dir="$library")
+  run "pooled answers $of" elm_eval pool "${library_flags[@]}"
   for reads in adapter sub_layer; do
     run "what routers have to know of experts $of, by $reads" elm_library observe \
       --gin.observe.Observe.library_dir="$library" --gin.READS="$reads"
   done
-  run "token routers $of" elm_eval route_tokens "${asked[@]}"
-  run "two stages $of" elm_eval route_in_stages "${asked[@]}"
+  run "token routers $of" elm_eval route_tokens "${library_flags[@]}"
+  run "two stages $of" elm_eval route_in_stages "${library_flags[@]}"
   run "experts on held-in tasks $of" elm_eval evaluate "${held_in_scores[@]}" \
     --gin.evaluate.Evaluate.experts="('{MODEL_DIR}/prompt_experts/seed$seed/*',)" \
     --gin.evaluate.Evaluate.strategies='("base", "merged_all")' \
     --gin.library.Retrieve.library_dir="$library"
-  run "pooled answers on held-in tasks $of" elm_eval pool "${asked[@]}" \
+  run "pooled answers on held-in tasks $of" elm_eval pool "${library_flags[@]}" \
     "${held_in_scores[@]}"
-  run "token routers on held-in tasks $of" elm_eval route_tokens "${asked[@]}" \
+  run "token routers on held-in tasks $of" elm_eval route_tokens "${library_flags[@]}" \
     "${held_in_scores[@]}"
 
   # A file of its own: in one file a strategy counts by its newest library alone.

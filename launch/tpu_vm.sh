@@ -151,7 +151,7 @@ delete() { # node
 }
 
 train() { # node, index, command...: until the command has ended well
-  local node=$1 index=$2 made=0 failed=0
+  local node=$1 index=$2 num_losses=0 failed=0
   shift 2
   if [ -n "$dry" ]; then
     create "$node"
@@ -163,13 +163,13 @@ train() { # node, index, command...: until the command has ended well
   fi
   while :; do
     if ! wait_active "$node"; then
-      if [ "$made" -gt "${PREEMPTIONS:-50}" ]; then
-        echo "tpu_vm: $node was lost $made times; giving up"
+      if [ "$num_losses" -gt "${PREEMPTIONS:-50}" ]; then
+        echo "tpu_vm: $node was lost $num_losses times; giving up"
         return 1
       fi
       [ -z "$(state "$node")" ] || delete "$node"
       create "$node"
-      made=$((made + 1))
+      num_losses=$((num_losses + 1))
       continue
     fi
     if install "$node" && run "$node" "$index" "$@"; then

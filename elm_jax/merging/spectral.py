@@ -176,13 +176,13 @@ class IsoCts(MatrixMethod):
         lefts, middle, rights = [left], [sizes], [right]
         if rank_each:
             norms = np.sqrt(np.maximum(matrices.squares(), 0.0))
-            own = zip(*matrices.without(left).svd(rank_each), norms, strict=True)
-            for u, s, v, norm in own:
+            parts = zip(*matrices.without(left).svd(rank_each), norms, strict=True)
+            for u, s, v, norm in parts:
                 # Fewer where less is left: further directions would be arbitrary.
-                kept = min(rank_each, singular.rank(s, norm))
-                lefts.insert(-1, u[:, :kept])
-                middle.insert(-1, s[:kept])
-                rights.insert(-1, v[:kept])
+                rank = min(rank_each, singular.rank(s, norm))
+                lefts.insert(-1, u[:, :rank])
+                middle.insert(-1, s[:rank])
+                rights.insert(-1, v[:rank])
         size = float(np.concatenate(middle).mean())
         u = singular.nearest_orthonormal(np.concatenate(lefts, axis=1))
         return size * u @ singular.nearest_orthonormal(np.concatenate(rights))

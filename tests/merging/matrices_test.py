@@ -352,65 +352,6 @@ def test_the_greatest_numbers_are_kept_and_of_equal_ones_the_first(density):
     np.testing.assert_array_equal(sparse, expected.reshape(numbers.shape))
 
 
-@pytest.mark.parametrize("is_singular", [False, True])
-def test_least_squares_are_those_of_the_pseudo_inverse(is_singular):
-    """By Cholesky where all eigenvalues count for sure, by eigenvectors elsewhere."""
-    rng = np.random.default_rng(0)
-    half = rng.normal(size=(9, 6 if is_singular else 20))
-    gram, target = half @ half.T, half @ rng.normal(size=(half.shape[1], 4))
-    solution = closed_form._least_squares(gram, target)
-    expected = np.linalg.pinv(gram, hermitian=True) @ target
-    np.testing.assert_allclose(solution, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_regmean_is_the_closed_form_of_its_paper():
-    changes = matrices()
-    rows = [RNG.normal(size=(30, 7)) for _ in changes]
-    grams = [each.T @ each / 30 for each in rows]
-    merging = methods.of("regmean", shrink=1.0, ridge=1e-12)
-    merged = merging.merge(
-        [{"w": each} for each in changes], statistics=[{"w": gram} for gram in grams]
-    )
-    inverse = np.linalg.inv(sum(grams))
-    expected = inverse @ sum(g @ w for g, w in zip(grams, changes, strict=True))
-    np.testing.assert_allclose(merged.params["w"], expected, atol=1e-8)
-    outputs = sum(
-        np.square(x @ expected - x @ w).sum()
-        for x, w in zip(rows, changes, strict=True)
-    )
-    for _ in range(10):
-        nearby = expected + 1e-3 * RNG.normal(size=expected.shape)
-        assert outputs < sum(
-            np.square(x @ nearby - x @ w).sum()
-            for x, w in zip(rows, changes, strict=True)
-        )
-
-
-def test_regmean_of_loras_is_that_of_their_products():
-    experts = loras()
-    grams = []
-    for _ in experts:
-        rows = RNG.normal(size=(40, 9))
-        grams.append(rows.T @ rows / 40)
-    merged = methods.of("regmean").merge(
-        experts, beside=BESIDE, statistics=[{"q_adapter/a": gram} for gram in grams]
-    )
-    expected = methods.of("regmean").merge(
-        [{"w": product(expert)} for expert in experts],
-        statistics=[{"w": gram} for gram in grams],
-    )
-    np.testing.assert_allclose(product(merged.params), expected.params["w"], atol=1e-9)
-
-
-def test_directions_without_inputs_get_the_mean_of_the_experts():
-    changes = matrices(2, 3, 4)
-    gram = np.diag([1.0, 1.0, 0.0])
-    merged = methods.of("regmean").merge(
-        [{"w": each} for each in changes], statistics=[{"w": gram}] * 2
-    )
-    np.testing.assert_allclose(merged.params["w"], changes.mean(axis=0), atol=1e-9)
-
-
 @pytest.mark.parametrize("method", [spectral.IsoC(), spectral.TsvMerge()])
 def test_experts_that_change_nothing_merge_to_nothing(method):
     layer = Layer("w", stacks.Arrays(np.zeros((3, 4, 5))), np.ones(3))

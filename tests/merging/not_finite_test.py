@@ -97,9 +97,9 @@ def test_what_a_method_from_elsewhere_is_given_is_checked():
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 def test_every_number_of_two_bytes_is_told_finite_or_not(dtype):
     every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
-    told = [combining.is_finite(number) for number in every[:, None]]
-    np.testing.assert_array_equal(told, np.isfinite(every.astype(np.float32)))
-    finite = every[told]
+    are_finite = [combining.is_finite(number) for number in every[:, None]]
+    np.testing.assert_array_equal(are_finite, np.isfinite(every.astype(np.float32)))
+    finite = every[are_finite]
     assert combining.is_finite(finite)
     for place in (0, len(finite) // 2, len(finite) - 1):
         spoilt_part = finite.copy()

@@ -117,8 +117,8 @@ def test_only_what_looks_at_whole_experts_is_not_merged_by_layer(folder, kind):
 @pytest.mark.parametrize("kind", ["prompt", "lora"])
 @pytest.mark.parametrize("name", ["ties", "aligned", "iso_c", "task_arithmetic"])
 def test_adapters_on_disk_that_are_not_finite_are_told_by_name(folder, kind, name):
-    merging, given = methods.of(name), sorted((folder / kind).iterdir())
-    sources = merge_sources.open_sources(merging, given)
+    merging, expert_dirs = methods.of(name), sorted((folder / kind).iterdir())
+    sources = merge_sources.open_sources(merging, expert_dirs)
     place = next(n for n in sources[2].leaves if n.endswith(("up/kernel", "lora_b")))
     leaf = sources[2].leaves[place]
 
