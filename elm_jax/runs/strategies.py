@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from elm_jax import errors, fields, paths
 from elm_jax.evaluation import results
@@ -18,7 +18,9 @@ from elm_jax.runs.strategy import (
     Strategy,
     Target,
     TaskRouter,
+    number_word,
     options_of,
+    shares,
 )
 
 
@@ -79,7 +81,7 @@ class Retrieved(TaskRouter):
             return ""
         if self.num_experts == 1:
             return f"RoE: the expert with the greatest {self.by}"
-        number = _number(self.num_experts)
+        number = number_word(self.num_experts)
         return (
             f"mean of at most {number} experts, those with most {self.by}, as weights"
         )
@@ -106,7 +108,7 @@ class MergeTopK(TaskRouter):
       num_experts: How many; fewer where fewer are asked for.
       method: How they are merged.
       by: What ranks them, as for `Retrieved`.
-      weigh: Whether the method is given weights: what ranks them.
+      weigh: Whether the method is given weights: what ranks them, divided by its sum.
       measuring: On which rows of its own tasks each expert is measured, for a method
         that needs statistics, such as `@regression.RegMean()`.
     """
@@ -136,10 +138,9 @@ class MergeTopK(TaskRouter):
     @property
     def note(self) -> str:
         """Describes the strategy in a few words, for tables and reports."""
-        merge_name = (
-            f"{self.method.name} merge of at most {_number(self.num_experts)} experts,"
-            f" those with most {self.by}"
-        )
+        number = number_word(self.num_experts)
+        merge_name = f"{self.method.name} merge of at most {number} experts, those with"
+        merge_name += f" most {self.by}"
         options = options_of(self.method)
         settings = ", ".join(f"{name} {value}" for name, value in options.items())
         weighting = ["weighted by them"] if self.weigh else []
@@ -155,8 +156,12 @@ class MergeTopK(TaskRouter):
         names = tuple(name for name, _ in first_pairs)
         method = self.method
         if self.weigh:
-            method = method.with_weights([weight for _, weight in first_pairs])
+            method = method.with_weights(shares(first_pairs))
         return Choice(names, method, self.measuring)
+
+    def _told_options(self) -> dict[str, Any]:
+        # Not as where weights were the votes themselves: rows of both are not mixed.
+        return super()._told_options() | ({"weights": "shares"} if self.weigh else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,10 +246,6 @@ NAMED: Mapping[str, Strategy] = {
     "by_log_prob": routers.ByBehaviour(),
 }
 """Those that gin files may name by a text alone."""
-
-
-def _number(count: int) -> str:
-    return {1: "one", 2: "two", 3: "three"}.get(count, f"{count}")
 
 
 def of(strategies: Sequence[Strategy | str]) -> tuple[Strategy, ...]:

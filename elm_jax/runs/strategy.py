@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -188,12 +189,17 @@ class LibraryStrategy(Strategy):
 
         Options that have their default are left out: a new option changes no hash.
         """
-        options = options_of(self)
-        options.pop("name", None)
+        options = self._told_options()
         if not options:
             return ""
         text = json.dumps(options, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def _told_options(self) -> dict[str, Any]:
+        """Returns what `settings` is a hash of."""
+        options = options_of(self)
+        options.pop("name", None)
+        return options
 
     def choose(self, target: Target) -> candidates.Candidate:
         """Returns the experts that it takes from the library, merged."""
@@ -255,6 +261,17 @@ class TaskRouter(LibraryStrategy):
         Raises:
           ElmError: As `pick`.
         """
+
+
+def shares(ranked: Ranked) -> list[float]:
+    """Returns what ranks experts divided by its sum; as it is, if all is 0."""
+    total = math.fsum(number for _, number in ranked)
+    return [number / (total or 1.0) for _, number in ranked]
+
+
+def number_word(count: int) -> str:
+    """Returns a number of experts for notes."""
+    return {1: "one", 2: "two", 3: "three"}.get(count, f"{count}")
 
 
 def options_of(value: Any) -> dict[str, Any]:

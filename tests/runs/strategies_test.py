@@ -2,6 +2,8 @@
 
 import dataclasses
 import gc
+import hashlib
+import json
 import weakref
 
 import numpy as np
@@ -60,7 +62,7 @@ def test_experts_are_ranked_by_votes_or_by_similarity():
                 weigh=True,
             ),
             "cb",
-            task_arithmetic.TaskArithmetic(weights=(3.0, 1.0), scale=0.3),
+            task_arithmetic.TaskArithmetic(weights=(0.75, 0.25), scale=0.3),
         ),
     ],
     ids=lambda value: getattr(value, "label", ""),
@@ -100,6 +102,31 @@ def test_settings_tell_options_that_are_not_as_by_default_and_no_name():
 def test_names_of_strategies_that_cannot_be_are_refused(entries, message):
     with pytest.raises(errors.ConfigError, match=message):
         strategies.of(entries)
+
+
+def test_rows_whose_weights_were_the_votes_themselves_are_of_other_settings():
+    weighed = strategies.MergeTopK(method=averages.Weighted(), weigh=True)
+    options = {
+        "method": ["Weighted", {}],
+        "weigh": True,
+    }  # as they were told until then
+    text = json.dumps(options, sort_keys=True).encode()
+    assert weighed.settings != hashlib.sha256(text).hexdigest()[:8]
+    plain = dataclasses.replace(weighed, weigh=False)
+    text = json.dumps({"method": ["Weighted", {}]}).encode()
+    assert plain.settings == hashlib.sha256(text).hexdigest()[:8]
+
+
+@pytest.mark.parametrize("num_votes", [1, 32])
+def test_more_votes_of_equal_shares_change_a_weighed_sum_no_more(tmp_path, num_votes):
+    votes = tuple((name, num_votes * count) for name, count in toy.RESULT.votes)
+    question = toy.question(tmp_path)
+    result = dataclasses.replace(question.result, votes=votes)
+    method = task_arithmetic.TaskArithmetic()
+    picked = strategies.MergeTopK(method=method, weigh=True).pick(
+        question._replace(result=result)
+    )
+    assert picked.method == dataclasses.replace(method, weights=(0.4, 0.4, 0.2))
 
 
 def test_a_merge_without_weights_cannot_be_weighed():
