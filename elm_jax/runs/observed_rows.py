@@ -12,15 +12,12 @@ from elm_jax.types import Batch
 
 
 class Rows:
-    """Examples of an expert's tasks, in batches of one shape that holds the longest.
+    """Examples of an expert's tasks, in batches that are as long as their longest row.
 
     Args:
       data: Where they are.
       info: Of the expert.
       settings: How many, and in what order.
-
-    Attributes:
-      shape: Lengths of all batches, rounded up.
     """
 
     def __init__(
@@ -34,26 +31,27 @@ class Rows:
         self._examples = batches.Examples(datasets, seed=settings.random_seed)
         draw = np.random.default_rng(settings.random_seed).permutation
         self._chosen = draw(len(self._examples))[: settings.num_examples]
-        # Of a ladder of sizes, so that experts of like rows share a program.
-        inputs, targets = self._examples.lengths[self._chosen].max(axis=0)
-        self.shape = shapes.Lengths(
-            inputs_length=batching.round_up(int(inputs), least=32),
-            targets_length=batching.round_up(int(targets), least=8),
-        )
 
     def once(self) -> Iterator[Batch]:
         """Yields every chosen example once; the last batch is filled with padding."""
         size = self._settings.batch_size
         for start in range(0, len(self._chosen), size):
-            part = self._chosen[start : start + size]
-            filled = np.pad(part, (0, size - len(part)), constant_values=-1)
-            yield self._examples.padded(filled, self.shape)
+            yield self._padded(self._chosen[start : start + size])
 
     def of_step(self, step: int) -> Batch:
         """Returns the batch of a step of training, drawn without repetition."""
         seed = (self._settings.random_seed, step)
         drawn = np.random.default_rng(seed).permutation(self._chosen)
-        part = drawn[: self._settings.batch_size]
-        missing = self._settings.batch_size - len(part)
-        filled = np.pad(part, (0, missing), constant_values=-1)
-        return self._examples.padded(filled, self.shape)
+        return self._padded(drawn[: self._settings.batch_size])
+
+    def _padded(self, rows: np.ndarray) -> Batch:
+        """Returns a batch of these rows, filled up with padding."""
+        inputs, targets = self._examples.lengths[rows].max(axis=0)
+        # Of a ladder of sizes, so that few programs are compiled.
+        shape = shapes.Lengths(
+            inputs_length=batching.round_up(int(inputs), least=32),
+            targets_length=batching.round_up(int(targets), least=8),
+        )
+        missing = self._settings.batch_size - len(rows)
+        filled = np.pad(rows, (0, missing), constant_values=-1)
+        return self._examples.padded(filled, shape)
