@@ -44,8 +44,17 @@ class AgreedStop:
     def is_requested(self) -> bool:
         """Returns whether to stop after the last step that was noted."""
         if not processes.are_several():
-            return self._stop()
+            return self._stop.is_requested()
         return self._agreed > 0
+
+    def note_answered(self) -> None:
+        """Says that this process ends by itself now; see `StopRequest`.
+
+        Where there are several, it may still wait for one that is gone, so that the
+        time to answer goes on.
+        """
+        if not processes.are_several():
+            self._stop.note_answered()
 
     def exit_if_requested(self) -> None:
         """Ends the program if any process was asked to stop; to be called after saving.
@@ -97,7 +106,7 @@ class PassedOnStop:
         """Tells the other processes of a signal, or looks whether they tell of one."""
         if not processes.are_apart():
             return
-        if self._stop():
+        if self._stop.is_requested():
             pass_on(self._stop.signal_number)
         elif self._clock() >= self._look_at:
             self._look_at = self._clock() + _PERIOD_SECS
@@ -107,7 +116,7 @@ class PassedOnStop:
 
     def is_requested(self) -> bool:
         """Returns whether to stop now."""
-        return self._stop()
+        return self._stop.is_requested()
 
 
 def pass_on(number: int) -> None:

@@ -44,6 +44,7 @@ def train_fleet(
     finish: Finish,
     listen: Callable[[], None] = lambda: None,
     should_stop: Callable[[], bool] = lambda: False,
+    answer_stop: Callable[[], None] = lambda: None,
     after_step: Callable[[int], None] = lambda num_steps: None,
     slow_secs: float = math.inf,
 ) -> dict[str, errors.ElmError]:
@@ -62,6 +63,7 @@ def train_fleet(
         processes tell: before a step that compiles as late as can be.
       should_stop: Asked after every step of the fleet, and after every expert that
         begins; once True, always True, and no further one begins.
+      answer_stop: Called after this True, before states are saved.
       after_step: Called with the number of the fleet's steps up to now.
       slow_secs: Where compiling may take longer, or more work is unsaved, all states
         are saved before it: no signal is answered meanwhile.
@@ -83,6 +85,8 @@ def train_fleet(
                 crew.step(frozen)
                 after_step(crew.num_steps)
                 crew.read_metrics(steps_left=_STEPS_AHEAD if crew.running else 0)
+            if should_stop():
+                answer_stop()
             crew.read_metrics(steps_left=0)
             crew.save_all()
         finally:

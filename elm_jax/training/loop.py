@@ -46,6 +46,7 @@ def train(
     expert: str = "",
     after_step: Callable[[int], None] = _note_nothing,
     should_stop: Callable[[], bool] = lambda: False,
+    answer_stop: Callable[[], None] = lambda: None,
     last_good: finite.LastGood = finite.nothing_saved,
     compiled: programs.Programs | None = None,
     before_slow: Hook = _save_nothing,
@@ -73,6 +74,7 @@ def train(
       expert: Name of what trains, for messages.
       after_step: Called with the number of each step once the devices have it.
       should_stop: Asked after that; True makes the step the last.
+      answer_stop: Called after this True, before anything is saved.
       last_good: Names the newest saved state of at most so many steps, for messages.
       compiled: Programs that `step_fn` has; None where none is slow to compile.
       before_slow: Called before one compiles if that may be slow or much work would be
@@ -100,7 +102,10 @@ def train(
         tally.push(step, metrics)
         after_step(step)
         is_complete = step == num_steps
-        is_last = is_complete or should_stop()
+        is_stopped = not is_complete and should_stop()
+        if is_stopped:
+            answer_stop()
+        is_last = is_complete or is_stopped
         reports = [r for r in (report,) if r and (r.is_due(step) or is_complete)]
         due = [hook for hook in hooks if hook.is_due(step) or is_last]
         if reports or due or is_last:

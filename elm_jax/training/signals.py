@@ -44,18 +44,19 @@ _Handler = Callable[[int, types.FrameType | None], None]
 class StopRequest:
     """Whether somebody asked this process to stop; a context of the main thread.
 
-    Call it for the answer; within the context signals only set a flag, for a loop
-    to look at between steps:
+    Within the context signals only set a flag, for a loop to look at between steps:
 
         with signals.StopRequest() as stop:
-            state = loop.train(..., should_stop=stop)
+            state = loop.train(
+                ..., should_stop=stop.is_requested, answer_stop=stop.note_answered
+            )
         stop.exit_if_requested()
 
     Without anything to save, until `note_unsaved` is called, a signal ends the program
     as in `exit_on_signal`.
 
     Args:
-      grace_secs: Time from a signal until the flag must have been looked at.
+      grace_secs: Time from a signal until `note_answered`.
       has_unsaved: Whether there is something to save from the beginning, here or in
         another process, which is to hear of the signal.
     """
@@ -76,14 +77,20 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self()  # who leaves the context is about to end
+        self.note_answered()  # who leaves the context is about to end
         self._entered.close()
 
-    def __call__(self) -> bool:
+    def is_requested(self) -> bool:
         """Returns whether a signal has come."""
+        return self._signal is not None
+
+    def note_answered(self) -> None:
+        """Says that this process ends by itself now, if a signal has come.
+
+        It may take its time from then on, as saving does.
+        """
         if self._signal is not None:
             self._watch.is_answered = True
-        return self._signal is not None
 
     def note_unsaved(self) -> None:
         """Says that from now on there is something to save."""

@@ -61,19 +61,25 @@ def test_an_expert_that_cannot_begin_is_named_and_the_others_go_on():
 
 
 def test_a_stop_saves_every_expert_and_going_on_gives_the_same_bits():
-    crew, steps = many(), [0]
+    crew, steps, answered = many(), [0], []
 
     def stop_after_nine():
         return steps[-1] >= 9
 
-    assert not run(*crew, should_stop=stop_after_nine, after_step=steps.append)
+    def answer():
+        answered.append([e for e in crew if e.saved and 9 in e.saved])
+
+    stop = {"should_stop": stop_after_nine, "answer_stop": answer}
+    assert not run(*crew, **stop, after_step=steps.append)
+    assert answered == [[]]  # once, before anything is saved
     begun = [e for e in crew if e.saved and e.final is None]
     assert len(begun) >= 2
     assert all(e.closed for e in begun)
     for e in crew:
         e.start = e.saved[max(e.saved)] if e in begun else None
     left = [e for e in crew if e.final is None]
-    assert not run(*left)
+    assert not run(*left, answer_stop=answer)
+    assert len(answered) == 1
     for expert, expected in zip(crew, finals(), strict=True):
         toy.assert_same_bits(expert.final, expected)
 

@@ -79,7 +79,8 @@ def main(folder, stuck_at=None):
             sums=store.read_sums() or {},
             hooks=[saving],
             after_step=saving.note_step,
-            should_stop=stop,
+            should_stop=stop.is_requested,
+            answer_stop=stop.note_answered,
             last_good=store.name_last_good,
         )
         store.close()

@@ -141,12 +141,19 @@ def test_a_finished_state_comes_back_without_a_step():
 
 
 def test_a_stop_ends_after_its_step_and_fires_every_hook():
-    fired = []
+    fired, answered = [], []
     hook = loop.Every(100, lambda step, state, sums: fired.append(step))
     answers = iter([False, False, True])
-    state = run(hooks=[hook], should_stop=lambda: next(answers))
+    state = run(
+        hooks=[hook],
+        should_stop=lambda: next(answers),
+        answer_stop=lambda: answered.append([*fired]),
+    )
     assert int(state.step) == 3
     assert fired == [3]
+    assert answered == [[]]  # once, before anything is saved
+    run(2, should_stop=lambda: False, answer_stop=lambda: answered.append(fired))
+    assert len(answered) == 1
 
 
 def test_batches_of_other_steps_are_refused():

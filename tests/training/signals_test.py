@@ -37,12 +37,20 @@ def ready():
 LOOP = """
 with signals.exit_on_signal(), signals.StopRequest(grace_secs=2) as stop:
     ready()
-    while not stop():
+    while not stop.is_requested():
         time.sleep(0.01)
-    stop.waiting_for(time.sleep)(3)
+    stop.note_answered()
+    time.sleep(3)
     print("saved")
 stop.exit_if_requested()
 print("unreachable")
+"""
+ASKING = """
+with signals.exit_on_signal(), signals.StopRequest(grace_secs=2) as stop:
+    ready()
+    while True:
+        stop.is_requested()
+        time.sleep(0.01)
 """
 START_UP = """
 with signals.exit_on_signal(), saying_left():
@@ -79,7 +87,7 @@ with signals.exit_on_signal(), signals.StopRequest(grace_secs=1) as stop:
         time.sleep(4)
         print("saved")
     stop.waiting_for(save)()
-    assert stop()
+    assert stop.is_requested()
 stop.exit_if_requested()
 """
 TWICE = """
@@ -104,7 +112,7 @@ STEPPED = """
 with signals.exit_on_signal(), signals.StopRequest(has_unsaved=False) as stop:
     stop.note_unsaved()
     ready()
-    while not stop():
+    while not stop.is_requested():
         time.sleep(0.01)
     stop.waiting_for(time.sleep)(3)
     print("saved")
@@ -227,6 +235,14 @@ def test_a_step_without_end_is_given_up_in_time():
 
 
 @pytest.mark.slow
+def test_to_ask_whether_to_stop_is_no_answer():
+    ended, _, printed, secs = run(ASKING, signal.SIGTERM)
+    assert ended == 143
+    assert "not answered within 2 s" in printed
+    assert 2 <= secs < 10
+
+
+@pytest.mark.slow
 def test_a_save_under_way_is_waited_for():
     ended, output, _, secs = run(SAVING, signal.SIGTERM)
     assert (ended, output) == (143, ["saved"])
@@ -244,7 +260,7 @@ def test_a_second_signal_ends_the_program_at_once():
 def test_handlers_are_as_before_afterwards():
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with signals.exit_on_signal(), signals.StopRequest() as stop:
-        assert not stop()
+        assert not stop.is_requested()
     assert before == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     stop.exit_if_requested()  # nothing was requested: goes on
 
@@ -255,7 +271,7 @@ def test_other_signals_are_not_heard():
     try:
         with signals.StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGUSR1)
-            assert not stop()
+            assert not stop.is_requested()
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert heard == [1]

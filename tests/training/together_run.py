@@ -89,6 +89,7 @@ def main(folder, address, count, index, num_devices):
             hooks=[loop.Every(SAVE_STEPS, hooks.save_states(store))],
             after_step=lambda step: agreed.note_step(),
             should_stop=agreed.is_requested,
+            answer_stop=agreed.note_answered,
         )
     store.close()
     agreed.exit_if_requested()

@@ -87,6 +87,7 @@ class SideBySide:
                 finish=finish,
                 listen=stop_of_any.listen,
                 should_stop=stop_of_any.is_requested,
+                answer_stop=stop.note_answered,
                 after_step=after_step,
                 slow_secs=grace_secs / 2,
             )

@@ -132,6 +132,7 @@ class Solo:
             expert=job.name,
             after_step=after_step,
             should_stop=agreed.is_requested,
+            answer_stop=agreed.note_answered,
             last_good=job.last_good,
             compiled=self._programs,
             before_slow=job.save.hook,
