@@ -80,7 +80,8 @@ class Run:
         return f"{type(self).__name__.lower()}-{digest}"
 
     def show_plan(self) -> None:
-        """Prints the plan as a table."""
+        """Prints the plan as a table, for the devices that the run would have."""
+        self.choose_devices()
         title, rows = f"Plan of {type(self).__name__}", self.plan().items()
         terminal.show(terminal.table(title, ("", ""), rows, show_header=False))
 

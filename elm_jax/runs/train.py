@@ -43,6 +43,8 @@ class Train(Run):
     Experts that are finished are skipped, unfinished ones resume, so that the same
     command can be given again after any interruption.
 
+    Its 15 values are the most that it may have; a new one goes into one of its 6 parts.
+
     Attributes:
       kind: What comes out: a `prompt`, `dataset` or `multitask` expert of a base, a
         `selection` expert, the control that is trained on the rows by which others are
@@ -151,7 +153,7 @@ class Train(Run):
         """Returns where an expert goes when it is finished.
 
         Args:
-          name: Its own, or `seed<number>/<name>` of one of several trainings.
+          name: The expert's, or `seed<number>/<name>` of one of several trainings.
         """
         return self.path(f"{self.results.experts_dir}/{name}")
 
@@ -224,7 +226,7 @@ class Train(Run):
         )
 
     def plan(self) -> Plan:
-        """Returns the resolved plan; reads manifests, compiles nothing.
+        """Returns the plan for the devices of JAX; reads manifests, compiles nothing.
 
         Raises:
           ElmError: As `run` before it compiles, as far as no data is needed.
@@ -234,7 +236,6 @@ class Train(Run):
         self._check_folder(spec, names)
         self.landing.check_unchanged(names)
         self.landing.check_free(names)
-        self.choose_devices()
         part = f" of {len(spec.experts)} (shard {self.shard})" if self.shard else ""
         return {
             "experts": f"{len(names)}{part}: {', '.join(names)}",

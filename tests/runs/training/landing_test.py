@@ -11,6 +11,7 @@ import pytest
 from elm_jax import errors
 from elm_jax.checkpoints import bucket, experts, manifest
 from elm_jax.library import catalogue
+from elm_jax.partitioning import cpu_devices
 from elm_jax.runs import loaded, placement, train
 from elm_jax.runs.training import options, record
 from tests.checkpoints import sample
@@ -94,6 +95,16 @@ def test_a_folder_without_an_expert_where_one_is_to_land_is_refused_first(folder
     run.expert_dir(LONG).mkdir()
     with pytest.raises(errors.CheckpointError, match=f"{LONG} has no manifest.json"):
         run.plan()
+
+
+def test_a_plan_changes_no_setting_of_jax_but_to_show_it_does(folder, monkeypatch):
+    requests = []
+    monkeypatch.setattr(cpu_devices, "request", lambda: requests.append("request"))
+    run = make_run(folder)
+    run.plan()
+    assert requests == []
+    run.show_plan()
+    assert requests == ["request"]
 
 
 def test_finished_experts_of_the_same_settings_are_fine(folder):
