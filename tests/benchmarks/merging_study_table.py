@@ -2,19 +2,21 @@
 
 Usage: python tests/benchmarks/merging_study_table.py FOLDER [--seeds=42,43,44]
        python tests/benchmarks/merging_study_table.py FOLDER --lora [--seeds=42,43,44]
-       python tests/benchmarks/merging_study_table.py FOLDER --seeds=42 --real
+       python tests/benchmarks/merging_study_table.py FOLDER --seeds=42 --real \
+         [--held_in=TASK,TASK]
 
 FOLDER is that of `launch/merging_study.sh`, whose merges of LoRAs are shown with
 `--lora`; with `--real` it is the MODEL_DIR of `gin/original/merging_study.gin`, whose
-validation rows are shown, each setting in a line of its own. A score is the mean over
-datasets of means over prompts on test rows, and over trainings. Differences are from
-the mean of the same experts, on the same rows and of the same trainings; intervals of
-95 % count rows and trainings, as those of reports do (`evaluation.estimates`). A
-difference is marked with `*` if its interval excludes 0 also where those of all
-differences of its column are to hold together. Of the settings of a method, such as
-scales, the one with the best mean score on validation rows of the held-out tasks is
-shown. Lines whose rows are not all there are named under their table. Rows that cannot
-be compared are refused.
+validation rows are shown, each setting in a line of its own; `--held_in` names the
+tasks of its experts, if they are not those of `gin/original/prompt_experts.gin`. A
+score is the mean over datasets of means over prompts on test rows, and over trainings.
+Differences are from the mean of the same experts, on the same rows and of the same
+trainings; intervals of 95 % count rows and trainings, as those of reports do
+(`evaluation.estimates`). A difference is marked with `*` if its interval excludes 0
+also where those of all differences of its column are to hold together. Of the settings
+of a method, such as scales, the one with the best mean score on validation rows of the
+held-out tasks is shown. Lines whose rows are not all there are named under their
+table. Rows that cannot be compared are refused.
 """
 
 import argparse
@@ -335,12 +337,18 @@ def main(arguments: Sequence[str]) -> None:
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--lora", action="store_true")
     other.add_argument("--real", action="store_true")
+    parser.add_argument("--held_in", default="")
     options = parser.parse_args(arguments)
+    if options.held_in and not options.real:
+        parser.error("--held_in goes with --real")
     tables, ends = TABLES, ("", "_merging")
     if options.lora:
         tables, ends = LORA_TABLES, ("_merging_lora",)
     elif options.real:
         tables, ends = REAL_TABLES, ("_routing",)
+        if options.held_in:
+            held_in = tuple(options.held_in.split(","))
+            tables = tuple(table._replace(held_in=held_in) for table in tables)
     files = [options.folder / f"results{end}.jsonl" for end in ends]
     seeds = [int(seed) for seed in options.seeds.split(",")]
     rows = Rows([result_store.ResultStore(path) for path in files], seeds, tables)

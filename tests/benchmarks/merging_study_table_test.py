@@ -154,6 +154,36 @@ def test_real_rows_choose_no_setting(tmp_path, capsys):
     assert "| TIES, top3_ties_half | 40.0 [" in text
 
 
+def test_held_in_tasks_of_real_rows_can_be_named(tmp_path, capsys):
+    store = result_store.ResultStore(tmp_path / "results_routing.jsonl")
+    named = "rotten_tomatoes_Movie_Expressed_Sentiment"
+    for mixture, count in ((merging_study_lines.REAL, 50), ((named,), 70)):
+        record(
+            store,
+            "merged_top3",
+            lambda _, i, count=count: i < count,
+            mixture=mixture,
+            split="validation",
+            kind="strategy",
+            seeds=(42,),
+        )
+    store.finish()
+    arguments = [str(tmp_path), "--seeds=42", "--real", f"--held_in={named}"]
+    merging_study_table.main(arguments)
+    mean = next(
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| uniform (the mean) | 50.0 [")
+    )
+    assert "| 70.0 [" in mean
+
+
+def test_held_in_tasks_are_named_of_real_rows_alone(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        merging_study_table.main([str(tmp_path), "--held_in=pocket_topics"])
+    assert "--held_in goes with --real" in capsys.readouterr().err
+
+
 def test_merges_of_loras_have_a_table_of_their_own(folder, capsys):
     store = result_store.ResultStore(folder / "results_merging_lora.jsonl")
     counts = {"merged_top3": 50, "top3_knots": 60, "pocket_work_needs": 20}
