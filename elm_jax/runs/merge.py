@@ -103,6 +103,8 @@ class Merge(Run):
             search_lines = self.search.plan(len(folders)) if self.search else {}
             if finished is True:
                 search_lines.pop("search scores", None)
+            if repeated := merge_peft.repeated(self, self.experts):
+                search_lines = {"named several times": repeated} | search_lines
             lines = {
                 "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
                 "method": self.chosen_method(),
@@ -139,6 +141,8 @@ class Merge(Run):
           ElmError: Experts do not fit each other, the base or the method.
         """
         with self._expert_folders(writes=True) as folders:
+            if repeated := merge_peft.repeated(self, self.experts):
+                print(f"named several times, merged once: {', '.join(repeated)}")  # noqa: T201
             self._merge(folders, operative_config)
         if self.peft_dir:
             sources = merge_peft.sources_of(self, self.experts)

@@ -1,5 +1,6 @@
 """LoRAs that PEFT saved as experts of a merge, and a merged LoRA as PEFT reads it."""
 
+import collections
 import contextlib
 import functools
 import pathlib
@@ -31,9 +32,11 @@ def experts(
         the context ends.
 
     Raises:
+      ConfigError: A path is given twice.
       ElmError: As `library.find_experts`, and as imports.
     """
     by_pattern = [(pattern, run.find(pattern)) for pattern in patterns]
+    _check_given_once(run, by_pattern)
     peft_paths = {
         f: None for _, folders in by_pattern for f in folders if _is_theirs(f)
     }
@@ -100,6 +103,31 @@ def sources_of(run: Run, patterns: Sequence[str]) -> list[pathlib.Path]:
     """Returns the folders of experts or of PEFT that patterns name."""
     folders = [folder for pattern in patterns for folder in run.find(pattern)]
     return [f for f in folders if (f / manifest.FILE_NAME).is_file() or _is_theirs(f)]
+
+
+def repeated(run: Run, patterns: Sequence[str]) -> list[str]:
+    """Returns the names of experts that several patterns name; each is merged once."""
+    counts = collections.Counter(sources_of(run, patterns))
+    several = [folder for folder, count in counts.items() if count > 1]
+    return [folder.name for folder in several if not _is_base(folder)]
+
+
+def _check_given_once(
+    run: Run, by_pattern: Sequence[tuple[str, Sequence[pathlib.Path]]]
+) -> None:
+    texts = [text for text, folders in by_pattern if [*folders] == [run.path(text)]]
+    counts = collections.Counter(run.path(text).resolve() for text in texts)
+    twice = [str(folder) for folder, count in counts.items() if count > 1]
+    if twice:
+        raise errors.ConfigError(
+            found=f"experts that are given twice: {', '.join(twice)}",
+            expected="each expert once",
+            do="Name it once; for an expert that counts more, give the method weights",
+        )
+
+
+def _is_base(folder: pathlib.Path) -> bool:
+    return not _is_theirs(folder) and manifest.read_manifest(folder).kind == "base"
 
 
 def _is_theirs(folder: pathlib.Path) -> bool:
