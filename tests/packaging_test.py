@@ -34,7 +34,13 @@ def test_the_workflow_runs_what_ci_runs_and_the_fast_tests_on_the_newest_python(
     assert commands == {
         "oldest": ["bash .ci/run"],
         "newest": ["bash launch/test.sh --fast"],
+        "readmes": [
+            "bash launch/install.sh",
+            ".venv/bin/python -m pytest tests/readmes_test.py",
+        ],
     }
+    assert jobs["readmes"]["if"] == "github.event_name == 'schedule'"
+    assert jobs["readmes"]["steps"][-1]["env"] == {"ELM_READMES": "all"}
 
 
 def test_hooks_before_a_commit_are_the_checks_of_ci():
