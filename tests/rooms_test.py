@@ -169,6 +169,17 @@ def test_nothing_below_a_training_sees_it():
             assert "elm_jax.runs.train" not in set(imported_names(path)), path
 
 
+def test_only_the_run_of_a_training_and_compiling_see_its_parts():
+    others = {
+        path
+        for path in ROOT.glob("elm_jax/runs/**/*.py")
+        if path.parent.name not in ("training", "compiling") and path.name != "train.py"
+    }
+    for path in others:
+        names = imported_names(path)
+        assert not [n for n in names if within(n, ["elm_jax.runs.training"])], path
+
+
 @BY_ROOM
 def test_only_data_and_tasks_import_seqio_or_tensorflow(room):
     if room not in ("data", "tasks"):

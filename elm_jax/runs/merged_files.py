@@ -16,6 +16,7 @@ from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import effects
 from elm_jax.runs import (
     bases,
+    expert_card,
     loaded,
     measuring,
     merge_sources,
@@ -25,7 +26,6 @@ from elm_jax.runs import (
 )
 from elm_jax.runs.merge_sources import Source
 from elm_jax.runs.progress import Progress
-from elm_jax.runs.training import card
 
 
 def write(
@@ -143,6 +143,6 @@ def _write_parts(
         info,
         recipe=json.dumps(made_of, sort_keys=True),
         on_bytes=Progress("merge", total=total, unit="bytes"),
-        attached={card.FILE_NAME: merged_card.text(info, method).encode()},
+        attached={expert_card.FILE_NAME: merged_card.text(info, method).encode()},
         leaf_facts={"merge_facts": facts},
     )

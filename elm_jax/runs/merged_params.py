@@ -12,6 +12,7 @@ from elm_jax.merging.method import NOTHING, Merged, MergeMethod, Statistics
 from elm_jax.peft import adapters, effects, expert_parts
 from elm_jax.runs import (
     bases,
+    expert_card,
     expert_checks,
     loaded,
     measuring,
@@ -19,7 +20,6 @@ from elm_jax.runs import (
     merged_leaves,
     merged_ranks,
 )
-from elm_jax.runs.training import card
 
 # Options of methods that all merges had up to release 0.1.
 OPTIONS_BEFORE: dict[str, Any] = {"weights": (), "scale": 1.0}
@@ -135,7 +135,7 @@ def _with_card(
     params: dict[str, Any], info: manifest.Manifest, method: MergeMethod
 ) -> loaded.Expert:
     card_text = merged_card.text(info, method).encode()
-    return loaded.Expert(params, info, {card.FILE_NAME: card_text})
+    return loaded.Expert(params, info, {expert_card.FILE_NAME: card_text})
 
 
 def new_manifest(

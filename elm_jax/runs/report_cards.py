@@ -12,9 +12,8 @@ from elm_jax.disk import files, json_files
 from elm_jax.evaluation import estimates, results, row_columns
 from elm_jax.evaluation.row_columns import RowColumns
 from elm_jax.reporting import expert_cards, marks, report
-from elm_jax.runs import card_scores
+from elm_jax.runs import card_scores, expert_card
 from elm_jax.runs.comparable_rows import ComparableRows
-from elm_jax.runs.training import card
 
 FOLDER = "cards"
 # A table of more scores than this has no intervals if only cards need its answers: to
@@ -140,7 +139,7 @@ class Cards:
         for row in trainings:
             expert_folder = self._reported.folder(row)
             if expert_folder is not None:
-                path = expert_folder / card.FILE_NAME
+                path = expert_folder / expert_card.FILE_NAME
                 try:
                     content = json_files.read_bytes(path)
                 except (OSError, ValueError):  # of a former release, or no card at all

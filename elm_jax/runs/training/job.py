@@ -16,9 +16,9 @@ from elm_jax.checkpoints import train_state
 from elm_jax.data import batches, packing, shapes, span_corruption
 from elm_jax.partitioning import mesh as meshes
 from elm_jax.partitioning import processes
-from elm_jax.runs import task_data, vocabularies
+from elm_jax.runs import expert_card, task_data, vocabularies
 from elm_jax.runs.loaded import Expert
-from elm_jax.runs.training import card, kinds, metrics, mixing, options, record
+from elm_jax.runs.training import kinds, metrics, mixing, options, record
 from elm_jax.runs.training.shared_model import SharedModel
 from elm_jax.runs.training.spec import ExpertSpec, TrainingSpec
 from elm_jax.training import finite, hooks, loop, profiling, schedules, state, writers
@@ -140,8 +140,8 @@ class Jobs:
         if makes_base:
             return Expert(params, info, vocabularies.attached(vocabulary))
         templates = {task: self._data.template_text(task) for task in info.tasks}
-        card_text = card.text(info, templates).encode()
-        return Expert(params, info, {card.FILE_NAME: card_text})
+        card_text = expert_card.text(info, templates).encode()
+        return Expert(params, info, {expert_card.FILE_NAME: card_text})
 
     def _batch_source(self, expert: ExpertSpec) -> batches.BatchSource:
         spec, examples = self._spec, self._examples[expert.name]

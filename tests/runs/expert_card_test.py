@@ -3,7 +3,7 @@
 import dataclasses
 
 from elm_jax.checkpoints import manifest
-from elm_jax.runs.training import card
+from elm_jax.runs import expert_card
 
 INFO = manifest.Manifest(
     name="kinds",
@@ -24,9 +24,9 @@ INFO = manifest.Manifest(
 
 
 def test_a_card_has_base_rows_settings_and_templates():
-    lines = card.text(INFO, {"kinds_what": "What is {{x}}? ||| ```{{y}}```"}).split(
-        "\n"
-    )
+    lines = expert_card.text(
+        INFO, {"kinds_what": "What is {{x}}? ||| ```{{y}}```"}
+    ).split("\n")
     assert lines[0] == "# kinds"
     for line in (
         "| base | small, fingerprint 0123456789abcdef |",
@@ -47,7 +47,7 @@ def test_a_card_has_base_rows_settings_and_templates():
 
 def test_a_card_is_made_of_the_simplest_manifest():
     least = dataclasses.replace(INFO, data={}, training={}, metrics={}, adapter=None)
-    assert "| adapter | none |" in card.text(least, {})
+    assert "| adapter | none |" in expert_card.text(least, {})
 
 
 def test_a_licence_of_all_tasks_is_told_once_and_one_of_none_is_not_known():
@@ -55,8 +55,8 @@ def test_a_licence_of_all_tasks_is_told_once_and_one_of_none_is_not_known():
     same = dict.fromkeys(INFO.tasks, "MIT")
     both = dataclasses.replace(INFO, licences=same)
     none = dataclasses.replace(INFO, licences={})
-    assert line.format("MIT") in card.text(both, {})
-    assert line.format("not known") in card.text(none, {})
+    assert line.format("MIT") in expert_card.text(both, {})
+    assert line.format("not known") in expert_card.text(none, {})
     assert both.fingerprint == none.fingerprint == INFO.fingerprint
     assert both.recipe == none.recipe
 
@@ -64,4 +64,4 @@ def test_a_licence_of_all_tasks_is_told_once_and_one_of_none_is_not_known():
 def test_a_card_tells_that_the_base_is_held_as_int8():
     held = dataclasses.replace(INFO, model=INFO.model | {"base_dtype": "int8"})
     line = "| base | small, fingerprint 0123456789abcdef, held as int8 |"
-    assert line in card.text(held, {})
+    assert line in expert_card.text(held, {})
