@@ -271,14 +271,14 @@ def build_all(
     with concurrent.futures.ProcessPoolExecutor(
         num_workers, context, initializer=_end_with_parent
     ) as pool:
-        crew = _Crew(pool, num_workers * _AHEAD, progress)
+        parts = _PartsAtWork(pool, num_workers * _AHEAD, progress)
         for build in builds:
-            crew.begin(build)
-        crew.wait(0)
-    return crew.failed
+            parts.begin(build)
+        parts.wait(0)
+    return parts.failed
 
 
-class _Crew:
+class _PartsAtWork:
     """Gives parts to workers, and finishes each cache after its last part."""
 
     def __init__(

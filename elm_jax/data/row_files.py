@@ -100,7 +100,7 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
 def read_json(path: pathlib.Path) -> Any:
     """Returns the content of a JSON file."""
-    return json_files.parse(read_text(path), of_others=True)
+    return json_files.parse(read_text(path), is_untrusted=True)
 
 
 def json_lines(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
@@ -121,7 +121,7 @@ def json_lines(paths: Sequence[pathlib.Path], split: str = "") -> Iterator[Row]:
 
 def _parsed(line: str, path: pathlib.Path, number: int) -> Row:
     try:
-        return json_files.parse(line.rstrip("\n"), of_others=True)
+        return json_files.parse(line.rstrip("\n"), is_untrusted=True)
     except ValueError as error:
         raise ValueError(f"line {number} of {path.name}: {error}") from error
 

@@ -32,7 +32,7 @@ _SHOWN = 60
 _MOST_TOLD = 5  # of misfits
 
 
-def parse(content: bytes | str, *, of_others: bool = False) -> Any:
+def parse(content: bytes | str, *, is_untrusted: bool = False) -> Any:
     """Returns the value of a JSON text, in UTF-8 with or without a byte order mark.
 
     Numbers are finite and fit into 64 bits, no object has a key twice, and every text
@@ -40,14 +40,14 @@ def parse(content: bytes | str, *, of_others: bool = False) -> Any:
 
     Args:
       content: The text.
-      of_others: Whether it is data, in which `NaN` is a null as some programs write it,
-        whole numbers have any length and half a character is the row's own matter.
+      is_untrusted: Whether others wrote it, as rows: `NaN` is a null, as some programs
+        write it, whole numbers have any length, and half a character may be there.
 
     Raises:
       ValueError: It is no such text; says where.
     """
     try:
-        return _parse(content, of_others)
+        return _parse(content, is_untrusted)
     except RecursionError:
         why = _TOO_DEEP
     except json.JSONDecodeError as error:
@@ -62,24 +62,24 @@ def parse(content: bytes | str, *, of_others: bool = False) -> Any:
     raise ValueError(why)
 
 
-def _parse(content: bytes | str, of_others: bool) -> Any:
+def _parse(content: bytes | str, is_untrusted: bool) -> Any:
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     if text.startswith("\ufeff"):
         raise json.JSONDecodeError("Unexpected UTF-8 BOM", text, 0)
-    value = _decoder(of_others).decode(text)
+    value = _decoder(is_untrusted).decode(text)
     check_depth(text, value)
-    if "\\u" in text and not of_others:
+    if "\\u" in text and not is_untrusted:
         json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return value
 
 
 @functools.cache
-def _decoder(of_others: bool) -> json.JSONDecoder:
+def _decoder(is_untrusted: bool) -> json.JSONDecoder:
     return json.JSONDecoder(
         object_pairs_hook=_object,
-        parse_int=int if of_others else _int,
+        parse_int=int if is_untrusted else _int,
         parse_float=_float,
-        parse_constant=_float_or_nan if of_others else _float,
+        parse_constant=_float_or_nan if is_untrusted else _float,
     )
 
 

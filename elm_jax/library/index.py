@@ -60,7 +60,7 @@ class RowsUsed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Expert:
+class IndexEntry:
     """An owner of keys: consecutive rows of the index are its keys.
 
     Attributes:
@@ -84,7 +84,7 @@ class _Record(TypedDict):
 
     format_version: int
     settings: IndexSettings
-    experts: tuple[Expert, ...]
+    experts: tuple[IndexEntry, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Index:
     """
 
     settings: IndexSettings
-    experts: tuple[Expert, ...]
+    experts: tuple[IndexEntry, ...]
     keys: np.ndarray
     owners: np.ndarray
 
@@ -247,7 +247,7 @@ def _append(
             expected=f"[{len(new.texts)}, {width}] finite numbers",
             do=f"Check the embedder {embedder.name} and its weights",
         )
-    expert = Expert(
+    expert = IndexEntry(
         new.name,
         len(keys),
         new.sources,
@@ -283,7 +283,7 @@ def _write(folder: pathlib.Path, index: Index) -> None:
     files.write_text(folder / RECORD, json.dumps(seals.seal(record)) + "\n")
 
 
-def _read_record(folder: pathlib.Path) -> tuple[IndexSettings, tuple[Expert, ...]]:
+def _read_record(folder: pathlib.Path) -> tuple[IndexSettings, tuple[IndexEntry, ...]]:
     sealed = json_files.read_object(folder / RECORD, most_bytes=_MOST_RECORD_BYTES)
     record = {name: sealed[name] for name in sealed if name != seals.KEY}
     if record.get("format_version") != FORMAT_VERSION:
@@ -310,13 +310,13 @@ def _read_record(folder: pathlib.Path) -> tuple[IndexSettings, tuple[Expert, ...
     return IndexSettings(**record["settings"]), index_experts
 
 
-def _split(keys: np.ndarray, experts: Sequence[Expert]) -> list[np.ndarray]:
+def _split(keys: np.ndarray, experts: Sequence[IndexEntry]) -> list[np.ndarray]:
     """Returns each expert's keys."""
     ends = np.cumsum([expert.num_keys for expert in experts])
     return np.split(keys, ends[:-1])
 
 
-def _read_expert(fields: dict[str, Any]) -> Expert:
+def _read_expert(fields: dict[str, Any]) -> IndexEntry:
     sources = tuple(
         RowsUsed(source["task"], source["split"], tuple(source["rows"]))
         for source in fields["sources"]
@@ -324,11 +324,11 @@ def _read_expert(fields: dict[str, Any]) -> Expert:
     for name in (fields["name"], *(source.task for source in sources)):
         if not paths.is_name(name):
             raise ValueError(f"{name!r:.100} is not {paths.NAME_RULE}")
-    return Expert(**{**fields, "sources": sources})
+    return IndexEntry(**{**fields, "sources": sources})
 
 
 def _check_arrays(
-    keys: np.ndarray, owners: np.ndarray, experts: tuple[Expert, ...]
+    keys: np.ndarray, owners: np.ndarray, experts: tuple[IndexEntry, ...]
 ) -> None:
     counts = [expert.num_keys for expert in experts]
     if keys.ndim != 2 or keys.dtype != np.float32 or len(keys) != sum(counts):

@@ -45,10 +45,10 @@ def content_of(array: np.ndarray) -> bytes:
 
 
 def hash_of_keys(keys: np.ndarray) -> str:
-    """Returns what `index.Expert.keys_sha256` is of an expert's keys."""
+    """Returns what `index.IndexEntry.keys_sha256` is of an expert's keys."""
     return hashlib.sha256(np.ascontiguousarray(keys).data).hexdigest()
 
 
 def hash_of_texts(texts: Sequence[str]) -> str:
-    """Returns what `index.Expert.texts_sha256` is of the texts of its keys."""
+    """Returns what `index.IndexEntry.texts_sha256` is of the texts of its keys."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -196,20 +196,20 @@ def output_kernel(config: config_lib.T5Config, params: Params) -> Array:
     return table.T / math.sqrt(config.emb_dim)
 
 
-def init_params(model: T5, *, seed: int, places: Params | None = None) -> Params:
+def init_params(model: T5, *, seed: int, shardings: Params | None = None) -> Params:
     """Returns float32 parameters drawn by T5X's initialisers from `seed`.
 
     Args:
       model: The network.
       seed: Decides every value.
-      places: Shardings by name, of all parameters or of those wanted; no device
+      shardings: By name, of all parameters or of those wanted; no device
         then holds more than its own. The values are the same everywhere.
     """
-    if places is None:
+    if shardings is None:
         return _init(model, jax.random.key(seed))
     # The same function each time, so that further seeds compile nothing.
-    init = jax.jit(_init_some, static_argnums=(0, 1), out_shardings=dict(places))
-    return init(model, tuple(trees.flatten(places)), jax.random.key(seed))
+    init = jax.jit(_init_some, static_argnums=(0, 1), out_shardings=dict(shardings))
+    return init(model, tuple(trees.flatten(shardings)), jax.random.key(seed))
 
 
 def param_shapes(model: T5) -> Params:

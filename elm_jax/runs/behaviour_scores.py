@@ -234,7 +234,7 @@ def check_choices(
 
 def _jobs(
     question: queries.Question, names: Collection[str], keys: jobs.Keys
-) -> Iterator[jobs.Job]:
+) -> Iterator[jobs.ScoringJob]:
     """Yields the base, if its answers are compared with experts', and each expert."""
     dataset = question.dataset
     facts = results.Facts(data_fingerprint=dataset.fingerprint)
@@ -243,11 +243,11 @@ def _jobs(
     everyone = everyone if names and dataset.has_choices else []
     everyone += candidates.of_experts([question.experts[name] for name in names])
     for candidate in everyone:
-        yield jobs.Job(candidate, keys.cell(candidate, rows), rows)
+        yield jobs.ScoringJob(candidate, keys.cell(candidate, rows), rows)
 
 
 def _read(
-    all_jobs: Sequence[jobs.Job], store: result_store.ResultStore
+    all_jobs: Sequence[jobs.ScoringJob], store: result_store.ResultStore
 ) -> list[tuple[list[list[float]], list[int]]]:
     """Returns the parts of each job's `observed.Answers`, as JSON values."""
     rows = {row.key(_METRIC): row for row in store.rows()}
@@ -265,7 +265,9 @@ def _read(
     return parts
 
 
-def _tell_cut(all_jobs: Sequence[jobs.Job], store: result_store.ResultStore) -> None:
+def _tell_cut(
+    all_jobs: Sequence[jobs.ScoringJob], store: result_store.ResultStore
+) -> None:
     """Prints how many of the answers that experts wrote have no end, if any."""
     shares = [
         row.answers_cut for row in told_rows.rows_of(all_jobs, store) if row.answers_cut

@@ -277,7 +277,7 @@ class Evaluate(Run):
         keys: jobs.Keys,
         open_split: Callable[[str, str], jobs.ScoredSplit],
         program: scorer.Scorer,
-    ) -> Iterator[jobs.Job]:
+    ) -> Iterator[jobs.ScoringJob]:
         """Yields every candidate on every task and split that it is scored on."""
         names, used_strategies = self._names(), self._strategies()
         pairs = [*offered.without_library(used_strategies, names, self.path)]
@@ -297,4 +297,6 @@ class Evaluate(Run):
             for task in tasks:
                 for split in self.splits:
                     opened = open_split(task, split)
-                    yield jobs.Job(candidate, keys.cell(candidate, opened), opened)
+                    yield jobs.ScoringJob(
+                        candidate, keys.cell(candidate, opened), opened
+                    )

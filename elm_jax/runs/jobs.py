@@ -39,7 +39,7 @@ class Program(Protocol):
     ) -> scorer.Scores: ...
 
 
-class Job(NamedTuple):
+class ScoringJob(NamedTuple):
     """One candidate on one task and split."""
 
     candidate: candidates.Candidate
@@ -106,18 +106,22 @@ class Keys:
         )
 
 
-def are_done(jobs: Sequence[Job], store: result_store.ResultStore) -> Sequence[bool]:
+def are_done(
+    jobs: Sequence[ScoringJob], store: result_store.ResultStore
+) -> Sequence[bool]:
     """Returns of each job whether a store has its rows, alike on all processes."""
     done = {row.key("") for row in store.rows()}
     return processes.agree([job.cell.key("") in done for job in jobs])
 
 
-def unscored(jobs: Sequence[Job], store: result_store.ResultStore) -> list[list[Job]]:
+def unscored(
+    jobs: Sequence[ScoringJob], store: result_store.ResultStore
+) -> list[list[ScoringJob]]:
     """Returns the jobs whose rows a store lacks, grouped by their parameters.
 
     Prints how many they are.
     """
-    groups: dict[tuple[object, ...], list[Job]] = {}
+    groups: dict[tuple[object, ...], list[ScoringJob]] = {}
     for job, skip in zip(jobs, are_done(jobs, store), strict=True):
         # In the order of all, so that rows have it also after a kill.
         group = groups.setdefault(job.candidate.origin, [])
@@ -130,7 +134,7 @@ def unscored(jobs: Sequence[Job], store: result_store.ResultStore) -> list[list[
 
 
 def score(
-    groups: Sequence[Sequence[Job]],
+    groups: Sequence[Sequence[ScoringJob]],
     program: Program,
     keys: Keys,
     store: result_store.ResultStore,
@@ -174,7 +178,7 @@ def score(
 
 
 def record(
-    job: Job,
+    job: ScoringJob,
     scored: scorer.Scores,
     keys: Keys,
     store: result_store.ResultStore,
@@ -194,7 +198,7 @@ def record(
 
 
 def facts_of(
-    job: Job,
+    job: ScoringJob,
     keys: Keys,
     store: result_store.ResultStore,
     scored: scorer.Scores | results.ResultRow,
@@ -227,8 +231,8 @@ def facts_of(
 
 
 def _loaded(
-    groups: Sequence[Sequence[Job]], base: loaded.Base, program: Program
-) -> Iterator[tuple[Sequence[Job], tuple[Params, adapters.AnySpec | None]]]:
+    groups: Sequence[Sequence[ScoringJob]], base: loaded.Base, program: Program
+) -> Iterator[tuple[Sequence[ScoringJob], tuple[Params, adapters.AnySpec | None]]]:
     """Yields groups with placed parameters; reads the next ones meanwhile.
 
     Processes that score together read in turn: all have to be at the same place.

@@ -16,12 +16,12 @@ _MOST_NAMED = 5
 
 
 def with_overlaps(
-    all_jobs: Sequence[jobs.Job],
+    all_jobs: Sequence[jobs.ScoringJob],
     store: result_store.ResultStore,
     cache_dir: str,
     action: Action,
     base: manifest.Manifest,
-) -> list[jobs.Job]:
+) -> list[jobs.ScoringJob]:
     """Returns the jobs; their facts now tell which share of their rows is known.
 
     Three shares: of rows that the candidate was trained on, that the base was trained
@@ -67,7 +67,10 @@ class _Comparison:
     """Which rows of some jobs are known to models or libraries."""
 
     def __init__(
-        self, new_jobs: Sequence[jobs.Job], cache_dir: str, base: manifest.Manifest
+        self,
+        new_jobs: Sequence[jobs.ScoringJob],
+        cache_dir: str,
+        base: manifest.Manifest,
     ) -> None:
         splits = {_split(job): job.split.dataset for job in new_jobs}
         self._search = row_search.RowSearch(splits, cache_dir)
@@ -79,7 +82,7 @@ class _Comparison:
             [*dict.fromkeys(rows for trainings in trained_on for rows in trainings)]
         )
 
-    def with_facts(self, job: jobs.Job) -> jobs.Job:
+    def with_facts(self, job: jobs.ScoringJob) -> jobs.ScoringJob:
         """Returns a job whose facts tell which share of its rows is known."""
         base, missing = self._share(job, self._base)
         shares = {"base": None if missing else base}
@@ -92,7 +95,7 @@ class _Comparison:
         return job._replace(split=job.split._replace(facts=facts))
 
     def _share(
-        self, job: jobs.Job, trained_on: tuple[list[row_search.Training], int]
+        self, job: jobs.ScoringJob, trained_on: tuple[list[row_search.Training], int]
     ) -> tuple[float | None, int]:
         """Returns the percentage among training rows, and tasks not compared."""
         tasks, unknown = trained_on
@@ -103,7 +106,7 @@ class _Comparison:
         return share, unknown + len(tasks) - len(places_by_task)
 
     def _of_library(
-        self, job: jobs.Job, question: queries.Question
+        self, job: jobs.ScoringJob, question: queries.Question
     ) -> dict[str, float | None]:
         keys = self._search.in_keys(question)
         return {
@@ -113,11 +116,11 @@ class _Comparison:
         }
 
 
-def _split(job: jobs.Job) -> row_search.Split:
+def _split(job: jobs.ScoringJob) -> row_search.Split:
     return job.split.dataset.name, job.split.dataset.split
 
 
-def _percent(job: jobs.Job, known_places: Iterable[row_search.Places]) -> float:
+def _percent(job: jobs.ScoringJob, known_places: Iterable[row_search.Places]) -> float:
     return overlap.share(
         job.split.rows, [places[_split(job)] for places in known_places]
     )
@@ -140,7 +143,7 @@ def _training(
     return tasks, unknown
 
 
-def _check(marked_jobs: Sequence[jobs.Job]) -> None:
+def _check(marked_jobs: Sequence[jobs.ScoringJob]) -> None:
     """Raises DataError if more than a few rows of a job were trained on."""
     leaks: dict[str, float] = {}
     for job in marked_jobs:

@@ -14,7 +14,9 @@ _METRIC = "accuracy"  # whose rows keep the scores of choices
 _ARRAYS = ("example_ids", "num_choices", "scores")
 
 
-def members(all_jobs: Sequence[jobs.Job], keys: jobs.Keys) -> list[jobs.Job]:
+def members(
+    all_jobs: Sequence[jobs.ScoringJob], keys: jobs.Keys
+) -> list[jobs.ScoringJob]:
     """Returns the jobs of pools' experts that are not among all jobs, each once.
 
     Args:
@@ -22,18 +24,18 @@ def members(all_jobs: Sequence[jobs.Job], keys: jobs.Keys) -> list[jobs.Job]:
       keys: What the keys of their cells have.
     """
     pools = [job for job in all_jobs if isinstance(job.candidate, PooledCandidate)]
-    added: dict[results.Cell, jobs.Job] = {}
+    added: dict[results.Cell, jobs.ScoringJob] = {}
     for pool in pools:
         for expert in _candidate(pool).models:
             cell = keys.cell(expert, pool.split)
-            added.setdefault(cell, jobs.Job(expert, cell, pool.split))
+            added.setdefault(cell, jobs.ScoringJob(expert, cell, pool.split))
     for job in all_jobs:
         added.pop(job.cell, None)
     return [*added.values()]
 
 
 def score(
-    all_jobs: Sequence[jobs.Job],
+    all_jobs: Sequence[jobs.ScoringJob],
     program: jobs.Program,
     keys: jobs.Keys,
     store: result_store.ResultStore,
@@ -74,13 +76,13 @@ def score(
     store.finish()
 
 
-def _candidate(pool: jobs.Job) -> PooledCandidate:
+def _candidate(pool: jobs.ScoringJob) -> PooledCandidate:
     assert isinstance(pool.candidate, PooledCandidate)  # noqa: S101 - its callers look
     return pool.candidate
 
 
 def _outcome(
-    pool: jobs.Job, arrays: Sequence[Mapping[str, np.ndarray]]
+    pool: jobs.ScoringJob, arrays: Sequence[Mapping[str, np.ndarray]]
 ) -> rank_classification.RankOutcome:
     """Returns the outcome of a pool on the rows that its experts were scored on.
 

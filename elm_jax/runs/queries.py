@@ -76,7 +76,7 @@ class Question(NamedTuple):
     library_dir: pathlib.Path | None = None
     library: str = ""
     training_seed: int | None = None
-    keys: tuple[index.Expert, ...] = ()
+    keys: tuple[index.IndexEntry, ...] = ()
     text_format: str = ""
     behaviour: observed.Behaviour | None = None
     open_split: Callable[[str, str], token_store.TokenizedDataset] | None = None

@@ -21,7 +21,7 @@ from elm_jax.runs import jobs, scorer
 _METRIC = "accuracy"  # of ranked tasks; in result files from 0 to 100
 
 
-Entrant = tuple[jobs.Job, ...]
+Entrant = tuple[jobs.ScoringJob, ...]
 """The trainings of an expert on a task and split."""
 
 
@@ -49,7 +49,7 @@ class _TaskRace:
     values: np.ndarray
     work: int = 0
 
-    def has_dropped(self, job: jobs.Job) -> bool:
+    def has_dropped(self, job: jobs.ScoringJob) -> bool:
         """Returns whether a job was in this race, and no longer is."""
         is_here = _may_race(job) and _place(job) == _place(self.remaining[0][0])
         return is_here and all(job not in entrant for entrant in self.remaining)
@@ -59,11 +59,11 @@ class _TaskRace:
         begin = self.ends[place - 1] if place else 0
         rows = sorted(self.order[begin : self.ends[place]].tolist())
 
-        def on_round_rows(job: jobs.Job) -> jobs.Job:
+        def on_round_rows(job: jobs.ScoringJob) -> jobs.ScoringJob:
             # With the facts of all rows: in few rows, all choices may be alike.
             sample = job.split._replace(rows=rows)
             cell = keys.cell(job.candidate, sample)
-            return jobs.Job(job.candidate, cell, sample)
+            return jobs.ScoringJob(job.candidate, cell, sample)
 
         return [tuple(map(on_round_rows, entrant)) for entrant in self.remaining]
 
@@ -93,13 +93,13 @@ class _TaskRace:
 
 def staying(
     race: racing.Racing,
-    all_jobs: Sequence[jobs.Job],
+    all_jobs: Sequence[jobs.ScoringJob],
     program: scorer.Scorer,
     keys: jobs.Keys,
     store: result_store.ResultStore,
     *,
     run_id: str,
-) -> list[jobs.Job]:
+) -> list[jobs.ScoringJob]:
     """Returns the jobs that are scored on all rows, and prints what races saved.
 
     Single experts race on each ranked task and split; other candidates, such as the
@@ -146,9 +146,9 @@ def staying(
 
 
 def _races(
-    race: racing.Racing, all_jobs: Sequence[jobs.Job], *, seed: int
+    race: racing.Racing, all_jobs: Sequence[jobs.ScoringJob], *, seed: int
 ) -> list[_TaskRace]:
-    by_place: dict[tuple[str, str], list[jobs.Job]] = {}
+    by_place: dict[tuple[str, str], list[jobs.ScoringJob]] = {}
     for job in all_jobs:
         if _may_race(job):
             by_place.setdefault(_place(job), []).append(job)
@@ -175,9 +175,9 @@ def _races(
     return races
 
 
-def _by_expert(racing_jobs: Sequence[jobs.Job]) -> list[Entrant]:
+def _by_expert(racing_jobs: Sequence[jobs.ScoringJob]) -> list[Entrant]:
     """Returns the trainings of each expert: of one name and recipe, by seeds."""
-    by_expert: dict[object, list[jobs.Job]] = {}
+    by_expert: dict[object, list[jobs.ScoringJob]] = {}
     for job in racing_jobs:
         info = job.candidate.manifest
         assert info is not None  # noqa: S101 - a single expert has one
@@ -208,7 +208,7 @@ def _values(
     return np.stack(values) / 100.0
 
 
-def _may_race(job: jobs.Job) -> bool:
+def _may_race(job: jobs.ScoringJob) -> bool:
     """Returns whether a job is of a single expert, on a task with choices.
 
     Others are what experts are compared with: in a race they would be dropped, or drop
@@ -219,7 +219,7 @@ def _may_race(job: jobs.Job) -> bool:
     return is_expert and is_single and job.split.dataset.has_choices
 
 
-def _place(job: jobs.Job) -> tuple[str, str]:
+def _place(job: jobs.ScoringJob) -> tuple[str, str]:
     return job.cell.task, job.cell.split
 
 

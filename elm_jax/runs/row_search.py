@@ -144,7 +144,7 @@ class RowSearch:
         return self._answers[name]
 
     def _rows_behind(
-        self, owner: index.Expert, question: queries.Question
+        self, owner: index.IndexEntry, question: queries.Question
     ) -> list[overlap.Texts] | None:
         """Returns the rows of an expert's keys; None if the rows are not here.
 

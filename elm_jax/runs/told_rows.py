@@ -9,7 +9,7 @@ from elm_jax.runs import jobs
 
 
 def rows_of(
-    job_list: Sequence[jobs.Job], store: result_store.ResultStore
+    job_list: Sequence[jobs.ScoringJob], store: result_store.ResultStore
 ) -> list[results.ResultRow]:
     """Returns the newest rows of jobs; of a strategy, the rows of its latest choice."""
     of_these = {_mark_of(job, store) for job in job_list}
@@ -21,7 +21,7 @@ def rows_of(
 
 
 def are_told(
-    job_list: Sequence[jobs.Job], store: result_store.ResultStore
+    job_list: Sequence[jobs.ScoringJob], store: result_store.ResultStore
 ) -> Sequence[bool]:
     """Returns for each job whether a store has its rows, a strategy's as the newest.
 
@@ -32,7 +32,7 @@ def are_told(
 
 
 def _are_told(
-    job_list: Sequence[jobs.Job], store: result_store.ResultStore
+    job_list: Sequence[jobs.ScoringJob], store: result_store.ResultStore
 ) -> list[bool]:
     marks: set[tuple[object, ...]] = set()
     newest: dict[tuple[object, ...], results.ResultRow] = {}
@@ -51,7 +51,9 @@ def _mark(row: results.ResultRow) -> tuple[object, ...]:
     return (*row.key(""), row.library, row.training_seed)
 
 
-def _mark_of(job: jobs.Job, store: result_store.ResultStore) -> tuple[object, ...]:
+def _mark_of(
+    job: jobs.ScoringJob, store: result_store.ResultStore
+) -> tuple[object, ...]:
     if job.candidate.kind != "strategy":
         return job.cell.key("")
     facts = job.candidate.facts(store.path.parent)
@@ -59,7 +61,7 @@ def _mark_of(job: jobs.Job, store: result_store.ResultStore) -> tuple[object, ..
 
 
 def tell_again(
-    job_list: Sequence[jobs.Job],
+    job_list: Sequence[jobs.ScoringJob],
     keys: jobs.Keys,
     store: result_store.ResultStore,
     *,

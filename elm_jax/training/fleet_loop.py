@@ -73,31 +73,31 @@ def train_fleet(
     """
     with futures.ThreadPoolExecutor(max_workers=1) as saver:
         compiled = programs.Programs(slow_secs=slow_secs)
-        crew = _Crew(fleet, queue, finish, saver=saver, compiled=compiled)
+        jobs = _RunningJobs(fleet, queue, finish, saver=saver, compiled=compiled)
         try:
-            while crew.fill_slots(listen, should_stop):
-                if crew.must_save_before_step():
-                    crew.read_metrics(steps_left=0)
-                    crew.save_all()
+            while jobs.fill_slots(listen, should_stop):
+                if jobs.must_save_before_step():
+                    jobs.read_metrics(steps_left=0)
+                    jobs.save_all()
                     compiled.note_saved()
-                    if not crew.running:
+                    if not jobs.running:
                         continue
-                crew.step(frozen)
-                after_step(crew.num_steps)
-                crew.read_metrics(steps_left=_STEPS_AHEAD if crew.running else 0)
+                jobs.step(frozen)
+                after_step(jobs.num_steps)
+                jobs.read_metrics(steps_left=_STEPS_AHEAD if jobs.running else 0)
             if should_stop():
                 answer_stop()
-            crew.read_metrics(steps_left=0)
-            crew.save_all()
+            jobs.read_metrics(steps_left=0)
+            jobs.save_all()
         finally:
             try:
-                crew.wait_for_saves()
+                jobs.wait_for_saves()
             finally:
-                crew.close()
-    return crew.failures
+                jobs.close()
+    return jobs.failures
 
 
-class _GivenStep(NamedTuple):
+class _PendingStep(NamedTuple):
     """A step of one expert that the devices have, and its state if it is due."""
 
     job: Job
@@ -106,7 +106,7 @@ class _GivenStep(NamedTuple):
     state: TrainState | None
 
 
-class _Crew:
+class _RunningJobs:
     """Who is in which slot, and what is still to be read or saved."""
 
     def __init__(
@@ -119,11 +119,11 @@ class _Crew:
         compiled: programs.Programs,
     ) -> None:
         self._fleet, self._queue, self._saver = fleet, queue, saver
-        self._hand_over, self._programs = finish, compiled
+        self._finish_fn, self._programs = finish, compiled
         self.num_steps = 0
         self.running: dict[int, Job] = {}
         self.failures: dict[str, errors.ElmError] = {}
-        self._pending: collections.deque[tuple[Any, list[_GivenStep]]]
+        self._pending: collections.deque[tuple[Any, list[_PendingStep]]]
         self._pending = collections.deque()
         self._saves: list[futures.Future[None]] = []
 
@@ -177,7 +177,7 @@ class _Crew:
             job.after_step(job.step)
             is_due = job.save.is_due(job.step)
             state = self._fleet.get(slot) if is_due or job.is_complete else None
-            steps.append(_GivenStep(job, job.step, lanes[slot], state))
+            steps.append(_PendingStep(job, job.step, lanes[slot], state))
             if job.is_complete:
                 del self.running[slot]
         self._pending.append((metrics, steps))
@@ -256,8 +256,8 @@ class _Crew:
             best = waiting[longest.shape]
         return {slot: self.running[slot] for slots in best.values() for slot in slots}
 
-    def _note(self, given_step: _GivenStep, metrics: Mapping[str, float]) -> None:
-        job, step, _, state = given_step
+    def _note(self, pending_step: _PendingStep, metrics: Mapping[str, float]) -> None:
+        job, step, _, state = pending_step
         is_last = step == job.num_steps
         try:
             job.tally.add(step, metrics)
@@ -291,7 +291,7 @@ class _Crew:
         def finish() -> None:
             try:
                 job.close()
-                self._hand_over(job, state)
+                self._finish_fn(job, state)
             except errors.ElmError as error:
                 self.failures[job.name] = error
 

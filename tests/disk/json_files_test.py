@@ -53,14 +53,14 @@ def test_as_many_levels_as_are_allowed_are_read():
 
 def test_data_of_others_may_have_nan_and_long_numbers_but_nothing_infinite():
     text = '{"a": NaN, "b": 1' + "0" * 30 + ', "c": "\\ud800"}'
-    parsed = json_files.parse(text, of_others=True)
+    parsed = json_files.parse(text, is_untrusted=True)
     assert parsed["a"] != parsed["a"]
     assert parsed["b"] == 10**30
     for text, message in REFUSED.items():
         if message.endswith(("half a character", "digits")) or "NaN" in message:
             continue
         with pytest.raises(ValueError, match=message):
-            json_files.parse(text, of_others=True)
+            json_files.parse(text, is_untrusted=True)
 
 
 def test_what_is_no_file_or_too_large_is_refused_before_it_is_read(tmp_path):

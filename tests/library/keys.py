@@ -10,7 +10,7 @@ SETTINGS = index.IndexSettings(embedder="e", text_format="instance", num_keys=2,
 def library(**keys):
     """An index of keys, rows of numbers by expert."""
     experts = tuple(
-        index.Expert(name, len(rows_of), (), "") for name, rows_of in keys.items()
+        index.IndexEntry(name, len(rows_of), (), "") for name, rows_of in keys.items()
     )
     owners = np.repeat(np.arange(len(keys), dtype=np.int32), [*map(len, keys.values())])
     rows = np.concatenate(

@@ -12,7 +12,8 @@ from elm_jax.library import index, retrieval
 def make_index(keys_by_expert):
     """An index of given vectors."""
     experts = tuple(
-        index.Expert(name, len(keys), (), "") for name, keys in keys_by_expert.items()
+        index.IndexEntry(name, len(keys), (), "")
+        for name, keys in keys_by_expert.items()
     )
     counts = [expert.num_keys for expert in experts]
     return index.Index(

@@ -102,12 +102,12 @@ def test_one_process_makes_all_rows():
 @pytest.mark.parametrize("num_fsdp", [1, 8])
 def test_drawn_parameters_do_not_depend_on_where_they_lie(num_fsdp):
     devices = mesh.make_mesh(num_fsdp=num_fsdp)
-    places = mesh.shardings(t5.param_shapes(MODEL), devices, "fsdp")
-    drawn = t5.init_params(MODEL, seed=5, places=places)
+    shardings = mesh.shardings(t5.param_shapes(MODEL), devices, "fsdp")
+    drawn = t5.init_params(MODEL, seed=5, shardings=shardings)
     alone = t5.init_params(MODEL, seed=5)
     assert trees.fingerprint(drawn) == trees.fingerprint(alone)
-    some, _ = trees.split(places, "norm")
-    assert trees.flatten(t5.init_params(MODEL, seed=5, places=some)).keys() == (
+    some, _ = trees.split(shardings, "norm")
+    assert trees.flatten(t5.init_params(MODEL, seed=5, shardings=some)).keys() == (
         trees.flatten(some).keys()
     )
 

@@ -176,7 +176,7 @@ def test_scores_of_an_expert_on_other_rows_are_no_part_of_a_pool(change):
         "num_choices": np.array([2, 2]),
         "scores": np.zeros(4),
     }
-    job = jobs.Job(pool, cell, split)
+    job = jobs.ScoringJob(pool, cell, split)
     assert pooled_scores._outcome(job, [arrays]).num_ties == 2
     if change == "other rows":
         arrays["example_ids"] = np.array([7, 9])

@@ -97,7 +97,9 @@ class Watched(candidates.Candidate):
 
 def test_the_next_parameters_are_read_while_others_are_scored(base, program):
     first, second, third = (Watched(name) for name in ("first", "second", "third"))
-    groups = [[jobs.Job(candidate, None, None)] for candidate in (first, second, third)]
+    groups = [
+        [jobs.ScoringJob(candidate, None, None)] for candidate in (first, second, third)
+    ]
     loading = jobs._loaded(groups, base, program)
     assert next(loading)[0] == groups[0]
     assert second.is_loaded.wait(timeout=60)
@@ -111,7 +113,7 @@ def test_an_expert_that_cannot_be_read_fails_in_its_turn(base, program):
             raise ValueError("is broken")
 
     groups = [
-        [jobs.Job(candidate, None, None)]
+        [jobs.ScoringJob(candidate, None, None)]
         for candidate in (Watched("good"), Broken("bad"))
     ]
     loading = jobs._loaded(groups, base, program)

@@ -75,7 +75,7 @@ def compile_program(
         raise errors.ConfigError(
             found=f"a program for {target.name} that JAX compiled and did not keep",
             expected=f"an entry of its compilation cache, for {keep_in}",
-            do=f"Report this with what JAX said: {_told_last(stderr) or 'nothing'}",
+            do=f"Report this with what JAX said: {_last_line(stderr) or 'nothing'}",
         )
     return compiled
 
@@ -90,14 +90,14 @@ def _failure(target: targets.Target, status: int, stderr: str) -> errors.ConfigE
             crash = f"a compiler for {target.name} that was ended from outside"
             do = "Give this machine more memory: compiling a large model takes some GB"
     else:
-        last = _told_last(stderr) or f"status {status}"
+        last = _last_line(stderr) or f"status {status}"
         crash = f"a compiler for {target.name} that failed: {last}"
     return errors.ConfigError(
         found=crash, expected="a compiled program, or that it does not fit", do=do
     )
 
 
-def _told_last(text: str) -> str:
+def _last_line(text: str) -> str:
     """Returns the last line of a process's standard error, "" if it is empty."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1][:_MOST_TOLD] if lines else ""

@@ -73,7 +73,9 @@ class SharedModel:
         start = {n: of_base[n] for n in places if n in of_base}
         new = {n: place for n, place in places.items() if n not in of_base}
         params = trees.join(
-            t5.init_params(self._model, seed=random_seed, places=trees.unflatten(new)),
+            t5.init_params(
+                self._model, seed=random_seed, shardings=trees.unflatten(new)
+            ),
             placing.trained(trees.unflatten(start), self.mesh, self._axis_rules),
         )
         return state.init_state(params, self.tx, seed=random_seed, keeps_params=False)
