@@ -64,12 +64,12 @@ def folder(tmp_path_factory):
 
 
 def merge_all(folder, kind, name, **changes):
-    given = {"method": "task_arithmetic", "experts": (f"{{MODEL_DIR}}/{kind}/*",)}
+    fields = {"method": "task_arithmetic", "experts": (f"{{MODEL_DIR}}/{kind}/*",)}
     merge.Merge(
         model_dir=str(folder),
         expert_name=name,
         initial_checkpoint_path="{MODEL_DIR}/base",
-        **(given | changes),
+        **(fields | changes),
     ).run()
     return candidates.Candidate(name, (folder / "merged" / name,))
 
@@ -85,13 +85,13 @@ def test_a_path_that_is_given_twice_is_refused(folder):
 def test_an_expert_that_several_patterns_name_is_merged_once_and_told(folder, capsys):
     alone = merge_all(folder, "ia3", "alone", method="uniform")
     assert "named" not in capsys.readouterr().out
-    given = tuple(f"{{MODEL_DIR}}/ia3/{text}" for text in ("*", "ia3_1", "i*"))
+    patterns = tuple(f"{{MODEL_DIR}}/ia3/{text}" for text in ("*", "ia3_1", "i*"))
     overlapping = merge_all(
-        folder, "ia3", "overlapping", method="uniform", experts=given
+        folder, "ia3", "overlapping", method="uniform", experts=patterns
     )
-    told = capsys.readouterr().out
-    assert "named several times, merged once: ia3_1, ia3_2\n" in told
-    assert "merged 2 experts" in told
+    printed = capsys.readouterr().out
+    assert "named several times, merged once: ia3_1, ia3_2\n" in printed
+    assert "merged 2 experts" in printed
     params = [experts.load_expert(c.folders[0])[0] for c in (alone, overlapping)]
     assert trees.fingerprint(params[0]) == trees.fingerprint(params[1])
 
