@@ -292,11 +292,9 @@ class Evaluate(Run):
                 rows = open_split(question.task, split).rows
                 scored_rows.check_unseen(question, rows)
         pairs += offered.from_library(used_strategies, questions, self.path)
-        shard = shards.parse(self.shard)
-        for candidate, tasks in candidates.of_shard(pairs, shard):
+        for candidate, tasks in candidates.of_shard(pairs, shards.parse(self.shard)):
             for task in tasks:
                 for split in self.splits:
                     opened = open_split(task, split)
-                    yield jobs.ScoringJob(
-                        candidate, keys.cell(candidate, opened), opened
-                    )
+                    cell = keys.cell(candidate, opened)
+                    yield jobs.ScoringJob(candidate, cell, opened)
