@@ -11,7 +11,7 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.data import batches as data_batches
 from elm_jax.data import token_store
-from elm_jax.evaluation import batching
+from elm_jax.evaluation import answers, batching
 from elm_jax.model import config, precision, reads, scoring
 from elm_jax.peft import adapters
 from elm_jax.runs import bases, loaded
@@ -165,9 +165,9 @@ def fisher(measured: Measured) -> Arrays:
     """Returns the diagonal of the Fisher information, float32, as the parameters.
 
     The mean over rows of the expected squared gradient of a row's log-likelihood: for
-    rows with answer choices in expectation over the choices, by the probabilities that
-    the expert gives them among each other; for others of the target that the row has,
-    which is the empirical Fisher information.
+    rows with answer choices in expectation over these, those of one text taken once, by
+    the probabilities that the expert gives them among each other; for others of the
+    target that the row has, which is the empirical Fisher information.
 
     Args:
       measured: The expert and the rows, one or more.
@@ -226,7 +226,8 @@ def choice_batches(
 
     These are int32 inputs [B, S] and choices [B, C, T], bool [B, C], which of these
     there are, and float32 [B], 1 for rows and 0 for what fills the batch. Of rows
-    without choices the target is the only one.
+    without choices the target is the only one. Of choices of one text, which are one
+    answer, the first alone is there.
     """
     groups: dict[tuple[int, ...], list[token_store.Example]] = {}
     for example in examples:
@@ -260,6 +261,7 @@ def _packed(
         inputs[place, : len(example.inputs)] = example.inputs
         for position, choice in enumerate(example.choices or (example.targets,)):
             choices[place, position, : len(choice)] = choice
-            mask[place, position] = True
+        if example.choices:
+            mask[place, answers.firsts(example.choices_text)] = True
     is_row = (np.arange(size) < len(rows)).astype(np.float32)
     return inputs, choices, mask, is_row

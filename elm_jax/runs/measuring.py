@@ -21,6 +21,8 @@ from elm_jax.runs import bases, loaded, measured_sums
 from elm_jax.runs.progress import Progress
 from elm_jax.types import LAYERS
 
+# Not as where choices of one text counted apart: such statistics are not taken.
+_WHAT = {"fisher": "fisher by answers"}
 OpenSplit = Callable[[str, str], token_store.TokenizedDataset]
 
 
@@ -159,7 +161,7 @@ class Source(NamedTuple):
                     sources = sorted(infos, key=lambda info: info.fingerprint)
                 rows = [self._rows(source, len(sources)) for source in sources]
                 recipe = {
-                    "what": method.measures,
+                    "what": _WHAT.get(method.measures, method.measures),
                     "expert": expert.info.fingerprint,
                     "params": expert.mark,
                     **about,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elm_jax import errors, trees
-from elm_jax.evaluation import statistics
+from elm_jax.evaluation import answers, statistics
 from elm_jax.merging import affine, task_arithmetic
 from elm_jax.merging.method import MergeMethod
 from elm_jax.model import precision, scoring
@@ -123,8 +123,9 @@ class Problem:
 
         Args:
           objective: `loss`, minus the log-probability of the right answer among the
-            choices, or `entropy`, of the distribution over the choices; in nats. No
-            label is read for the entropy.
+            choices, or `entropy`, of the distribution over the choices; in nats. Of
+            choices of one text the first alone counts. No label is read for the
+            entropy.
 
         Raises:
           ConfigError: A task has no answer choices.
@@ -186,7 +187,9 @@ class Problem:
                 inputs, choices, mask, is_row = arrays
                 right = np.zeros(mask.shape, np.float32)
                 for place, example in enumerate(rows):
-                    right[place, example.label if objective == "loss" else 0] = 1.0
+                    firsts = answers.firsts(example.choices_text)
+                    answer = firsts[example.label] if objective == "loss" else 0
+                    right[place, answer] = 1.0
                 batches.append(
                     (share, (inputs, choices, mask, right * is_row[:, None]))
                 )

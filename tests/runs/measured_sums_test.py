@@ -121,8 +121,11 @@ def test_fisher_information_is_the_expected_square_of_single_gradients(folder, t
     slopes_of = jax.jit(jax.jacobian(log_likelihoods))
     total: dict[str, Any] = dict.fromkeys(squares, 0.0)
     for each in of.examples:
-        row = each.inputs, batching.pad(each.choices or (each.targets,), 8)
+        choices_of = dict(zip(each.choices_text, each.choices, strict=True))
+        answers = [*choices_of.values()] or [each.targets]  # each text once
+        row = each.inputs, batching.pad(answers, 8)
         values, slopes = log_likelihoods(params, *row), slopes_of(params, *row)
+        assert len(answers) == (2 if task == "twice_ask" else 1)
         for answer, value in enumerate(values):
             share = np.exp(value) if each.choices else 1.0
             for name, leaf in trees.flatten(slopes).items():

@@ -194,9 +194,12 @@ def test_losses_and_slopes_are_those_of_the_merge_that_is_scored(folder, kind, s
         for part in problem.parts:
             rows = [part.dataset[row] for row in part.rows]
             ranked = problem.program.rank(params, merged.adapter, rows)
-            log_p = [np.asarray(jax.nn.log_softmax(scores)) for scores in ranked.scores]
-            pairs = zip(log_p, ranked.labels, strict=True)
-            losses.append(np.mean([-log_probs[label] for log_probs, label in pairs]))
+            log_p = [log_probs(*each) for each in zip(rows, ranked.scores, strict=True)]
+            labels = [
+                [*dict.fromkeys(x.choices_text)].index(x.targets_text) for x in rows
+            ]
+            pairs = zip(log_p, labels, strict=True)
+            losses.append(np.mean([-of_row[label] for of_row, label in pairs]))
             entropies.append(np.mean([-np.sum(np.exp(p) * p) for p in log_p]))
         return np.mean(losses), np.mean(entropies)
 
@@ -210,6 +213,49 @@ def test_losses_and_slopes_are_those_of_the_merge_that_is_scored(folder, kind, s
         assert slopes[affine.ALL][1] == pytest.approx(
             (up - down) / (2 * size), rel=2e-2, abs=2e-6
         )
+
+
+def log_probs(row, scores):
+    """Of the answers of a row, those of one text taken once."""
+    score_of = dict(zip(row.choices_text, scores.tolist(), strict=True))
+    return np.asarray(jax.nn.log_softmax(np.array([*score_of.values()])))
+
+
+IMPOSSIBLE = -1e6
+
+
+@pytest.mark.parametrize(
+    ("scores", "loss", "entropy"),
+    [
+        ((IMPOSSIBLE, 1.0, 1.0), 0.0, 0.0),  # the answer that is there twice alone
+        ((1.0, IMPOSSIBLE, IMPOSSIBLE), 1 - IMPOSSIBLE, 0.0),
+        (
+            (0.0, np.log(3.0), np.log(3.0)),
+            np.log(4 / 3),
+            np.log(4) / 4 + np.log(4 / 3) * 3 / 4,
+        ),
+    ],
+)
+def test_choices_of_one_text_are_one_answer_by_hand(
+    folder, monkeypatch, scores, loss, entropy
+):
+    """Rows of (yes, no, no), of which the last is right."""
+    run = search_of(folder, "ia3", merge_searches.LoraHub(rows=ROWS), "x")
+    problem = problem_of(folder, run)
+    parts = [part for part in problem.parts if part.dataset.name == "twice_ask"]
+    problem = dataclasses.replace(problem, parts=parts)
+
+    def made(model):
+        del model
+        fixed = np.array(
+            [*scores, IMPOSSIBLE], np.float32
+        )  # four, as choices are padded
+        return lambda params, inputs, choices, mask: np.tile(fixed, (len(inputs), 1))
+
+    monkeypatch.setattr(search_problems.scoring, "make_score_fn", made)
+    for objective, expected in (("loss", loss), ("entropy", entropy)):
+        value, _ = problem.slope_fn(objective)({affine.ALL: np.ones(3)})
+        assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def problem_merge(problem, weights):
