@@ -245,14 +245,14 @@ def test_choices_of_one_text_are_one_answer_by_hand(
     parts = [part for part in problem.parts if part.dataset.name == "twice_ask"]
     problem = dataclasses.replace(problem, parts=parts)
 
-    def made(model):
+    def make_fixed_score_fn(model):
         del model
         fixed = np.array(
             [*scores, IMPOSSIBLE], np.float32
         )  # four, as choices are padded
         return lambda params, inputs, choices, mask: np.tile(fixed, (len(inputs), 1))
 
-    monkeypatch.setattr(search_problems.scoring, "make_score_fn", made)
+    monkeypatch.setattr(search_problems.scoring, "make_score_fn", make_fixed_score_fn)
     for objective, expected in (("loss", loss), ("entropy", entropy)):
         value, _ = problem.slope_fn(objective)({affine.ALL: np.ones(3)})
         assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
