@@ -231,28 +231,17 @@ class Scorer:
 
         return call
 
-    def _model(self, adapter: adapters.AnySpec | None) -> t5.T5:
+    def _model(self, adapter: adapters.AnySpec | None) -> Any:
+        """Returns a `t5.T5`, which can be hashed, although its type does not say so."""
         model = bases.build_model(self._base.config, adapter)
         return model.clone(split_rows=meshes.SplitRows(self._mesh))
 
-    @functools.cache  # noqa: B019 - a scorer lives as long as its run
     def _trace_fn(self, adapter: adapters.AnySpec) -> routing_traces.TraceFn:
-        model = self._model(adapter)
-        trace = routing_traces.make_trace_fn(model)
-        return input_routers.weighing_first(trace, model, adapter)
+        return _trace_fn(self._model(adapter), adapter)
 
-    @functools.cache  # noqa: B019 - likewise
     def _programs(self, adapter: adapters.AnySpec | None) -> "_Programs":
-        model = self._model(adapter)
         length = self._data.features.targets_length
-        decode = decoding.make_decode_fn(model, self._decoding, max_decode_len=length)
-        programs = (scoring.make_score_fn(model), decode)
-        return _Programs(
-            *(
-                input_routers.weighing_first(program, model, adapter)
-                for program in programs
-            )
-        )
+        return _programs(self._model(adapter), adapter, self._decoding, length)
 
 
 def _of_matrices(leaves: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
@@ -263,6 +252,28 @@ def _of_matrices(leaves: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
 class _Programs(NamedTuple):
     score: Callable[..., jax.Array]
     decode: Callable[..., jax.Array]
+
+
+# Scorers of equal models share what is compiled: a hundred experts of one kind, each
+# with a scorer of its own, are scored by one program.
+@functools.lru_cache(maxsize=8)
+def _programs(
+    model: t5.T5,
+    adapter: adapters.AnySpec | None,
+    spec: decoding_spec.DecodingSpec,
+    length: int,
+) -> _Programs:
+    decode = decoding.make_decode_fn(model, spec, max_decode_len=length)
+    programs = (scoring.make_score_fn(model), decode)
+    return _Programs(
+        *(input_routers.weighing_first(each, model, adapter) for each in programs)
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _trace_fn(model: t5.T5, adapter: adapters.AnySpec) -> routing_traces.TraceFn:
+    trace = routing_traces.make_trace_fn(model)
+    return input_routers.weighing_first(trace, model, adapter)
 
 
 def of_ranking(outcome: rank_classification.RankOutcome) -> Scores:

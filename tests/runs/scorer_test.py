@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from elm_jax import trees
-from elm_jax.model import precision
+from elm_jax.model import decoding_spec, precision
+from elm_jax.peft import bottleneck
 from elm_jax.runs import candidates, jobs, loaded, placement, scorer
 from tests.runs import scored
 
@@ -21,11 +22,15 @@ def base(tmp_path):
     return loaded.Base.load(tmp_path / "base")
 
 
-@pytest.fixture
-def program(base):
+def make(base, **changes):
     data = scored.make_data().opened(str)
     where = placement.Placement()
-    return scorer.Scorer(base, data, batch_size=8, where=where)
+    return scorer.Scorer(base, data, batch_size=8, where=where, **changes)
+
+
+@pytest.fixture
+def program(base):
+    return make(base)
 
 
 def changed(base, pattern):
@@ -62,6 +67,23 @@ def test_matrices_are_rounded_to_int8_once_for_all_experts(tmp_path):
     held = precision.in_compute_dtype(base.config, base.params)
     assert trees.fingerprint(trees.unflatten(first)) == trees.fingerprint(held)
     assert {"int8", "float32"} == {leaf.dtype.name for leaf in first.values()}
+
+
+def test_scorers_of_equal_models_share_programs_and_others_do_not(base, program):
+    adapter = bottleneck.Bottleneck(reduction_factor=4)
+    other_shape = base.manifest.model | {"num_heads": 1}
+    info = dataclasses.replace(base.manifest, model=other_shape)
+    programs = [
+        program._programs(None),
+        program._programs(adapter),
+        program._programs(dataclasses.replace(adapter, reduction_factor=8)),
+        make(base, decoding=decoding_spec.Sampling())._programs(None),
+        make(dataclasses.replace(base, manifest=info))._programs(None),
+    ]
+    assert len({id(each.score) for each in programs}) == len(programs)
+    same = dataclasses.replace(base, params=changed(base, ".*norm.*"))
+    assert make(same)._programs(None) is programs[0]
+    assert make(same)._programs(dataclasses.replace(adapter)) is programs[1]
 
 
 def test_placed_parameters_are_those_that_were_given(base, program):
