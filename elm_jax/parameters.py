@@ -20,13 +20,13 @@ def declare(
     to compare shapes: a fifth of the time that it takes to trace a model.
 
     Args:
-      module: Whose it is.
-      name: Its own.
-      init: As Flax has them.
-      shape: As the module has it; that of a parameter that is there must be equal.
+      module: The module that has the parameter.
+      name: The parameter's name.
+      init: Makes its values, as Flax's initialisers do.
+      shape: The shape that the parameter must have.
 
     Raises:
-      ScopeParamShapeError: It is not.
+      ScopeParamShapeError: A parameter that is there has another shape.
     """
     if not module.has_variable("params", name):
         return module.param(name, init, tuple(shape), jnp.float32)

@@ -56,7 +56,7 @@ class Kind:
         return f'{self.text}, or ""' if self.may_be_empty else self.text
 
     def wrong(self, text: str) -> str:
-        """Returns what should stand in place of a text that cannot be; else ""."""
+        """Returns what a valid text of this kind looks like; "" if `text` is valid."""
         if not text and self.may_be_empty:
             return ""
         if self.is_name:
@@ -101,12 +101,12 @@ def check_name(text: str, *, of: str, do: str = "Rename it") -> str:
     """Returns a name.
 
     Args:
-      text: What should be one.
+      text: The name to check.
       of: What it names, for the message.
-      do: What to do if it is none.
+      do: What the user can do about a name that is not valid.
 
     Raises:
-      ConfigError: It is none.
+      ConfigError: `text` is not a valid name.
     """
     if is_name(text):
         return text

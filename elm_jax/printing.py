@@ -33,7 +33,7 @@ class EscapedStream:
     """A text stream that writes what `escape` returns.
 
     Args:
-      stream: Where to; all else is as it has it.
+      stream: The stream to write to; its other methods are unchanged.
     """
 
     def __init__(self, stream: TextIO) -> None:

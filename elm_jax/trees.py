@@ -69,7 +69,7 @@ def split(tree: Params, pattern: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def select(tree: Params, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the part of `tree` with such names of leaves, and the rest.
+    """Returns the leaves of `tree` with these names, and all other leaves.
 
     >>> select({"norm": {"scale": 1}, "wi": 2}, ["norm/scale"])
     ({'norm': {'scale': 1}}, {'wi': 2})

@@ -47,8 +47,8 @@ def run_shard(command: Sequence[str], shard: str) -> None:
     """Runs the command of one shard in this process, a Ray task.
 
     Raises:
-      InterruptedError: It was told to stop, and saved; Ray tries it again.
-      RuntimeError: It failed, with the text of the error; Ray does not.
+      InterruptedError: A signal stopped the shard after it saved; Ray runs it again.
+      RuntimeError: The shard failed; Ray does not run it again.
     """
     node = _import_ray().get_runtime_context().get_node_id()
     print(f"ray: shard {shard} begins on node {node}", flush=True)  # noqa: T201

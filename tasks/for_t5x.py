@@ -42,7 +42,7 @@ def registered(
     """Returns a task's or mixture's name, known to SeqIO from now on.
 
     Args:
-      name: Of ours.
+      name: A task or mixture of `tasks/`.
       vocabulary_file: A SentencePiece model; the embedded suite's own if None.
       extra_ids: Number of sentinels that the vocabulary gets, or brings; T5 has 100.
       data_dir: Folder of the datasets of the paper.

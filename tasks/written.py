@@ -122,7 +122,11 @@ def _source(table: str, dataset: table_rows.Dataset, prompt: Prompt) -> serving.
 
 
 def _either(path: str) -> str:
-    """Returns Continual-T0's layout, or the original code's with a folder more."""
+    """Returns a pattern that fits a file in either of two layouts.
+
+    These are the folders of Continual-T0, and those of the original code, which have
+    one more level.
+    """
     folder, _, file = path.partition("/")
     outer = {"covid_qa_deepset": "covid_qa"}.get(folder, folder)
     return f"ct0_data/{path}|ct0_data/{outer}/{folder}/{file}"

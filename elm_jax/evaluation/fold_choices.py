@@ -314,7 +314,10 @@ class Choice:
 
 
 def _sums(of: Part, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sums of results and counts of rows: `Choice.sums` and `Choice.counts`."""
+    """Returns the sums of results and the numbers of rows, by fold and resample.
+
+    These are `Choice.sums`, which are by training too, and `Choice.counts`.
+    """
     shape = (len(of.tables), len(of.folds), len(times), *of.shape[1:])
     sums, counts = np.empty(shape, times.dtype), []
     for k, fold in enumerate(of.folds):

@@ -179,7 +179,7 @@ class DeltaMethod(MergeMethod):
 
     @property
     def unit(self) -> Unit:
-        """An adapter's parameters depend on each other."""
+        """Whole adapters are merged, as the parameters of one depend on each other."""
         return "place"
 
     @property

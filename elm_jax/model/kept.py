@@ -128,7 +128,7 @@ def _depths(shape: config_lib.T5Config, sizes: set[int]) -> tuple[int, int]:
 
 
 def _pairs(shape: config_lib.T5Config, batch: Batch) -> set[tuple[int, ...]]:
-    """Returns the last axes of arrays of all pairs of positions."""
+    """Returns the shapes (heads, queries, keys) that arrays of attention end with."""
     inputs = batch["encoder_input_tokens"].shape[1]
     targets = batch["decoder_input_tokens"].shape[1]
     lengths = ((inputs, inputs), (targets, targets), (targets, inputs))

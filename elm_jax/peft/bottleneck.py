@@ -174,7 +174,7 @@ class Bottleneck(kinds.AdapterKind):
         inputs: jax.Array,
         outputs: jax.Array,
     ) -> jax.Array:
-        """As `AdapterKind.effect`, which is what comes out of the middle."""
+        """Like `AdapterKind.effect`: what the adapter adds to the output."""
         del module
         x, down, up = self.read(inputs, outputs), params["down"], params["up"]
         hidden = jnp.dot(x, down["kernel"].astype(x.dtype))

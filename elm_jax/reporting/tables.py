@@ -210,7 +210,7 @@ def _width(table: TextTable, column: int, *, title: int) -> int:
 
 
 def _most_name(names: Sequence[str]) -> int:
-    """Returns the length to which names are cut: none if two would look alike."""
+    """Returns the length to which names are cut, greater if two would look alike."""
     different = set(names)
     cut = {name[: _MOST_NAME - 1] for name in different if len(name) > _MOST_NAME}
     short = {name for name in different if len(name) <= _MOST_NAME}

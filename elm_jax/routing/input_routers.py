@@ -90,7 +90,7 @@ class Logo(InputRouter):
         return self.signal == "inverse_entropy"
 
     def weigh_inputs(self, observations: Seen, is_token: Array) -> Array:
-        """Returns the greatest signals, divided by their sum.
+        """Returns the `top_k` greatest signals of each input, divided by their sum.
 
         Raises:
           ConfigError: The experts have no adapters at the place.

@@ -32,11 +32,11 @@ def joined(
 
     Args:
       run: What all of them do.
-      multiprocess: As for `processes.start`, and so the others.
-      coordinator_address: See there.
-      process_count: See there.
-      process_index: See there.
-      heartbeat_secs: See there.
+      multiprocess: Passed on to `processes.start`, which explains this and the others.
+      coordinator_address: Address of process 0.
+      process_count: Number of processes.
+      process_index: Number of this process, from 0.
+      heartbeat_secs: Silence after which a process counts as dead.
 
     Raises:
       ConfigError: The flags do not fit together, the others cannot be reached, the

@@ -152,7 +152,7 @@ class Scores:
 
     @property
     def oracle(self) -> Scored:
-        """One of the best experts of each task."""
+        """The scores of the best expert of each task; of several, the first by name."""
         firsts = {task: min(names) for task, names in self.best.items()}
         rows_of = {n: {r.task: r for r in c.rows} for n, c in self.experts.items()}
         rows = [rows_of[name][task] for task, name in firsts.items()]

@@ -91,7 +91,7 @@ def set_schedule(opt_state: Any, schedule: Schedule) -> Any:
 
 
 def _put_like(old: Any, new: np.float32) -> jax.Array:
-    """Returns a scalar where another lies, which may be on several hosts."""
+    """Puts `new` on the devices of `old`, also where several hosts have them."""
     sharding = getattr(old, "sharding", None)
     if sharding is None or sharding.is_fully_addressable:
         return jax.device_put(new, sharding)

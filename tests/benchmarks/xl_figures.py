@@ -31,12 +31,12 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Aim:
-    """A step that is to fit.
+    """One step that should fit into a device's memory.
 
     Attributes:
-      aim: In words.
-      row: Name in the table.
-      most_gib: Of a device; None for what its programs get.
+      aim: The aim in words.
+      row: The step's name in the table.
+      most_gib: Memory of a device; None for what programs get of a device.
       most_operations: As a multiple of those of `remat = none`; None for any.
     """
 

@@ -14,7 +14,7 @@ def _make(folder: pathlib.Path, variant: int) -> None:
 
 
 def _read(folder: pathlib.Path) -> Any:
-    """Does what the number of the input says; see `campaign_test`."""
+    """Fails or succeeds in the way that `ELM_FUZZ_NUMBER` says; see `campaign_test`."""
     number = os.environ.get("ELM_FUZZ_NUMBER")
     if number == "0":
         raise errors.DataError("refused")

@@ -18,7 +18,7 @@ BASE = ("", "int8")
 
 
 def stack(seed=0, shape=(3, 24, 40)):
-    """Matrices whose outputs have numbers of very different sizes, and zeros."""
+    """Makes matrices whose outputs have very different sizes, some of them zero."""
     rng = np.random.default_rng(seed)
     kernel = rng.normal(size=shape) * 10.0 ** rng.uniform(
         -6, 3, (shape[0], 1, shape[2])

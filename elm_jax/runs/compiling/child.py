@@ -78,7 +78,10 @@ def compile_here(
 def _assumed_versions(
     target: targets.Target,
 ) -> contextlib.AbstractContextManager[None]:
-    """A context in which what asks a GPU for its libraries asks nothing."""
+    """Returns a context in which code assumes the cuDNN version of a GPU as target.
+
+    It does not ask a GPU, which need not be there.
+    """
     if target.platform != "cuda":
         return contextlib.nullcontext()
     major, minor = topology.CUDNN_VERSION

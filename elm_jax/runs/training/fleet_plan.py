@@ -21,7 +21,7 @@ USABLE_SHARE = 0.9
 
 
 class FleetTooLargeError(errors.ConfigError):
-    """A fleet fits on its devices in no way, or not with all lanes that are asked."""
+    """The fleet does not fit on the devices, at least not with the requested lanes."""
 
 
 def choose_layout(

@@ -234,9 +234,9 @@ class Landing:
             library.list_once(self._folder(name))
 
     def _remove_states(self, name: str) -> None:
-        """Removes the states that an expert had before it was saved.
+        """Removes states from before the expert was saved.
 
-        Newer ones are of another training, such as one with another `experts_dir`.
+        Newer ones belong to another training, such as one with another `experts_dir`.
         """
         states = self._spec.experts[name].work_dir / "state"
         saved = self._folder(name) / manifest.FILE_NAME

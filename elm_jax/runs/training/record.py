@@ -79,11 +79,11 @@ def of_state(
 
     Args:
       spec: The training.
-      expert: Of it.
-      data: Its vocabulary.
-      examples: The expert's data.
-      source: Its batches.
-      base_fingerprint: Of the base's parameters; "" without a base.
+      expert: One expert of this training.
+      data: The opened data, with the vocabulary.
+      examples: The expert's examples.
+      source: Makes the expert's batches.
+      base_fingerprint: Fingerprint of the base's parameters; "" without a base.
     """
     fields = settings(spec, expert)
     fields["base_fingerprint"] = base_fingerprint
