@@ -60,7 +60,7 @@ def does(params, sample):
     return kinds.does(params, sample.start, sample.beside)
 
 
-def order(name, sample):
+def order(name, sample, **fixed):
     count = len(sample.experts)
     weights = np.arange(1, count + 1) / 7
     merged = []
@@ -68,7 +68,7 @@ def order(name, sample):
         options = (
             {"weights": tuple(weights[[*numbers]])} if has(name, "weights") else {}
         )
-        merged.append(merge(name, sample.only(*numbers), **options))
+        merged.append(merge(name, sample.only(*numbers), **options, **fixed))
     return all(same_bits(each, merged[0]) for each in merged)
 
 
@@ -96,10 +96,10 @@ def equal_experts(name, sample):
     return near(does(merged, sample), does(sample.experts[0], sample))
 
 
-def zero_scale(name, sample):
+def zero_scale(name, sample, **fixed):
     if not has(name, "scale"):
         return True
-    merged = trees.flatten(merge(name, sample, scale=0.0))
+    merged = trees.flatten(merge(name, sample, scale=0.0, **fixed))
     start = trees.flatten(sample.start)
     base_leaves = {name: leaf for name, leaf in merged.items() if name in start}
     nothing = does(trees.unflatten(merged), sample)
@@ -108,26 +108,30 @@ def zero_scale(name, sample):
     )
 
 
-def scaling(name, sample):
+def scaling(name, sample, **fixed):
     if not has(name, "scale"):
         return True
-    single, double = (does(merge(name, sample, scale=s), sample) for s in (0.7, 1.4))
+    single, double = (
+        does(merge(name, sample, scale=s, **fixed), sample) for s in (0.7, 1.4)
+    )
     return near(double, single, factor=2.0)
 
 
-def sign(name, sample):
+def sign(name, sample, **fixed):
     marks = ["a", "b", "c"][: len(sample.experts)]
-    forward = does(merge(name, sample, marks), sample)
-    back = does(merge(name, sample.opposite(), marks), sample)
+    forward = does(merge(name, sample, marks, **fixed), sample)
+    back = does(merge(name, sample.opposite(), marks, **fixed), sample)
     return near(back, forward, factor=-1.0)
 
 
-def replay(name, sample):
+def replay(name, sample, **fixed):
     weights = {"weights": (0.5,) * len(sample.experts)} if has(name, "weights") else {}
-    merging = methods.of(name, **weights)
+    merging = methods.of(name, **weights, **fixed)
     again = methods.from_recipe(json.loads(json.dumps(merging.recipe())))
     merged = again.merge(sample.experts, **sample.arguments(again)).params
-    return again == merging and same_bits(merged, merge(name, sample, **weights))
+    return again == merging and same_bits(
+        merged, merge(name, sample, **weights, **fixed)
+    )
 
 
 CHECKS = {
@@ -161,6 +165,44 @@ def test_a_method_breaks_the_laws_that_it_says_it_breaks(name):
     for law in methods.METHODS[name].breaks:
         holds = [CHECKS[law](name, sample_for(name, kind)) for kind in kinds.SHAPES]
         assert not all(holds), f"{name} keeps {law}: {method.LAWS[law]}"
+
+
+# Those of the laws that do not hang on what is kept, or on the rank.
+OF_VARIANTS = ("order", "zero_scale", "scaling", "sign", "replay")
+VARIANTS = [
+    *(("ties", {"per": "expert"}), ("magnitude", {"per": "expert"})),
+    *(("ties", {"space": space}) for space in ("parameters", "knots")),
+    *(("ties", {"vote": "plain"}), ("ties", {"combine": "normalised"})),
+    *(("ties", {"sign": "count"}), ("elementwise", {"sign": "sum", "combine": "mean"})),
+    *(("dare", {"rescale": "l1"}), ("dare", {"space": "parameters"})),
+    *(("della", {"combine": "sum"}), ("magmax", {"space": "parameters"})),
+    *(("sce", {"density": 0.5}), ("consensus", {"count": 1})),
+    *(("knots", {"density": 1.0}), ("low_rank_sum", {"rank": 1})),
+    *(("iso_cts", {"common_share": share}) for share in (0.0, 0.4, 1.0)),
+    *(("wudi", {"start": "zero"}), ("wudi", {"cut": False}), ("wudi", {"time": 3.0})),
+    *(("ace", {"epsilon": 1.0}), ("regmean", {"rank": 1})),
+    ("model_stock", {"align": False}),
+]
+# Of as many experts on either side none wins, and a tie is positive.
+BROKEN_BY = {"sign": [("ties", {"sign": "count"})]}
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_options_keep_the_laws_that_do_not_hang_on_them(name, options):
+    for kind in kinds.SHAPES:
+        sample, breaks = sample_for(name, kind), methods.METHODS[name].breaks
+        broken = [
+            law
+            for law in OF_VARIANTS
+            if law not in breaks and not CHECKS[law](name, sample, **options)
+        ]
+        exceptions = [law for law, of in BROKEN_BY.items() if (name, options) in of]
+        assert not {*broken} - {*exceptions}, (kind, broken)
+
+
+def test_ties_between_signs_that_are_counted_are_positive_on_both_sides():
+    sample = kinds.sample("all").only(0, 1)
+    assert not sign("ties", sample, sign="count", density=1.0)
 
 
 def parts(name, sample):
