@@ -51,6 +51,13 @@ def merge_experts(
         chosen = merge_recipes.method_of(method, infos)
     else:
         chosen = method
+    if chosen.needs_statistics:
+        raise errors.ConfigError(
+            found=f"{chosen.name}, for which experts have to be measured",
+            expected="a method without statistics: no argument names rows here",
+            do="Merge with elm_merge --gin_file=gin/pocket/merge_by_data.gin and load"
+            " the result by elm_jax.Expert.load; or take a method without statistics",
+        )
     merged = merged_params.merged_expert(chosen, experts, base, name=name)
     # As when it is saved, so that a merge of it knows the same expert.
     info = dataclasses.replace(

@@ -92,6 +92,14 @@ def test_options_of_a_recipe_that_are_unknown_are_refused(world):
             elm_jax.merge(experts, world[0], name="x", method=recipe | unknown)
 
 
+@pytest.mark.parametrize("name", ["regmean", "fisher", "narrowed"])
+def test_python_tells_what_to_do_for_methods_that_need_statistics(world, name):
+    base, parts = world
+    with pytest.raises(errors.ConfigError, match="elm_merge") as refused:
+        elm_jax.merge(parts["lora"], base, name="x", method=name)
+    assert "Set `measuring" not in str(refused.value)
+
+
 def test_options_beside_a_method_that_has_its_own_are_refused(world):
     experts = world[1]["lora"]
     recipe = merged_params.recipe(averages.Uniform(), [e.manifest for e in experts])
