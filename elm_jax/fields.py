@@ -93,7 +93,7 @@ class Field(typing.NamedTuple):
 
     Attributes:
       name: The field's name.
-      hint: Its annotation.
+      hint: The field's type annotation.
       default: Its default; `dataclasses.MISSING` if it has to be given.
     """
 

@@ -42,7 +42,7 @@ class Kind:
     """What the text of a configuration field names.
 
     Attributes:
-      text: In words.
+      text: The kind in words.
       may_be_empty: Whether "" stands for none.
       is_name: Whether it is a name as `is_name` has it, not a path.
     """

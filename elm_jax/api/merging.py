@@ -23,7 +23,7 @@ def merge_experts(
 
     Args:
       experts: One or more of one base, of one kind and with like adapters.
-      base: Their base.
+      base: The base of all these experts.
       name: The name of the result.
       method: A merge method, or the name of one, such as `uniform`, the mean of
         parameters, or `task_arithmetic`; or the recipe of a merge of these experts,

@@ -50,7 +50,7 @@ class Asked(NamedTuple):
         """Returns the question that a router answers.
 
         Args:
-          router: It.
+          router: The router that answers.
           texts: Inputs of the task.
           choices: The answer choices of them all; () for none.
           answers: The right ones, one for each text; () if they are not known.

@@ -98,7 +98,7 @@ def read(content: Mapping[str, Any], shape: ModelShape, *, of: str) -> Settings:
     """Returns what the settings say for a model.
 
     Args:
-      content: Of adapter_config.json.
+      content: What adapter_config.json has.
       shape: Of the model.
       of: What the settings are of, for the message.
 

@@ -235,7 +235,7 @@ class Bucket:
         """Downloads an expert; the folder is there whole or not at all.
 
         Args:
-          copy: Which.
+          copy: The published copy to download.
           folder: Where it goes; parents are made.
           on_file: Called after each file.
 

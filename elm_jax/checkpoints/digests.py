@@ -68,7 +68,7 @@ def check(tree: Params, info: Manifest, folder: pathlib.Path) -> None:
 
     Args:
       tree: All tensors of the folder.
-      info: Its manifest.
+      info: The manifest that has the digests.
       folder: For the message.
     """
     if not _is_comparing:

@@ -46,7 +46,7 @@ class Model(NamedTuple):
     """An opened model folder.
 
     Attributes:
-      settings: Its config.json.
+      settings: What config.json has.
       generation: Its generation_config.json, empty if there is none.
       tensors: By name, not in memory yet.
     """

@@ -21,7 +21,7 @@ class Writer:
     """Writes `model.safetensors`, or several files and their index above a size.
 
     Args:
-      folder: Where to.
+      folder: The folder that gets the files.
       shapes: Of all tensors that will be written, by name.
       dtype: Of all of them.
       max_shard_bytes: Above it the tensors go into a further file.

@@ -20,7 +20,7 @@ class StoredArray:
       leaf: Gives shape, dtype and values.
 
     Attributes:
-      shape: Its own.
+      shape: The array's shape.
       dtype: On disk; numpy's, bfloat16 included.
     """
 

@@ -32,7 +32,7 @@ def save_base(
 
     Args:
       folder: Where it goes; parents are made.
-      leaves: By name.
+      leaves: The leaves by name.
       make_manifest: Makes the manifest from the fingerprint, which is known last.
       dtype: Of all leaves on disk.
       on_bytes: Called with the bytes written so far.
@@ -80,7 +80,7 @@ def fingerprint(
     """Returns the fingerprint that `save_base` would give, and writes nothing.
 
     Args:
-      leaves: By name.
+      leaves: The leaves by name.
       dtype: Of all leaves.
       on_bytes: Called with the bytes read so far.
     """

@@ -23,8 +23,8 @@ class Tensor(NamedTuple):
     """A stored tensor.
 
     Attributes:
-      shape: Its own.
-      dtype: Its own; numpy's, bfloat16 included.
+      shape: The tensor's shape.
+      dtype: The tensor's NumPy dtype, which may be bfloat16.
       read: Returns it as an array of numpy.
     """
 

@@ -137,7 +137,7 @@ class ItemWriter:
 
         Args:
           name: Its `/`-joined name.
-          leaf: Its parts.
+          leaf: Gives the array's parts.
           dtype: In which to write it.
           value_metadata: What Orbax keeps of it, its type above all.
           on_block: Called with each part, in the dtype written.
@@ -166,7 +166,7 @@ class ItemWriter:
         """Returns an array that an earlier writer has finished; it is in the item.
 
         Raises:
-          ValueError: There is none.
+          ValueError: The item has no array of this name.
         """
         self._list(name, value_metadata)
         return stores.as_leaf(stores.start_open(self._kvstore(name)).result())

@@ -57,7 +57,7 @@ def explain_unused(
     """Returns the message for bindings that nothing reads; names the first of them.
 
     Args:
-      unused: Their names.
+      unused: Names of the bindings that nothing reads.
       used: Names of those that are read.
       run_types: The run that was built.
     """

@@ -25,7 +25,7 @@ def make(
     Args:
       description: What it does, its name before a colon.
       run_types: The runs it knows.
-      own_flags: Its flags.
+      own_flags: The flags of the binary.
     """
     binary = description.partition(":")[0]
     lines = [

@@ -164,7 +164,7 @@ def find(name: str) -> Target:
     8
 
     Raises:
-      ConfigError: There is none.
+      ConfigError: No target has this name.
     """
     text = name.strip().lower()
     if match := re.fullmatch(r"([a-z0-9-]+?)(?::(\d+))?", text):

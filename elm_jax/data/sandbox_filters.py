@@ -96,7 +96,7 @@ def printed(context: Any, value: Any) -> Any:
     """Returns a value that a template prints; Jinja's `finalize`.
 
     Raises:
-      NullError: There is none.
+      NullError: The value is null.
     """
     del context  # There so that Jinja does not run this while it compiles.
     return str(nulls.NULL) if nulls.is_null(value) else value

@@ -145,7 +145,7 @@ def missing_spans(
 
     Args:
       dataset: The split that the rows are of.
-      rows: Their places.
+      rows: Places of the rows in the split.
       vocabulary: Of the tokens; gives the sentinels.
       seed: Decides the spans; 0 or more.
 

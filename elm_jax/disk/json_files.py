@@ -143,7 +143,7 @@ class Line(NamedTuple):
     """A line of a JSON-lines file.
 
     Attributes:
-      number: From 1.
+      number: The line's number in the file, from 1.
       value: What it holds.
     """
 

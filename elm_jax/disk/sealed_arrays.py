@@ -24,8 +24,8 @@ class Array(NamedTuple):
     """An array that is not in memory.
 
     Attributes:
-      shape: Its own.
-      dtype: Its own.
+      shape: The array's shape.
+      dtype: The array's dtype.
       parts: Gives so many rows of axis 0 at a time, at the end perhaps fewer; of an
         array without axes, the array.
     """
@@ -59,8 +59,8 @@ def write(
     """Writes arrays; those that are there already stay.
 
     Args:
-      folder: Of `folder_of`.
-      arrays: By name.
+      folder: The folder that `folder_of` returns.
+      arrays: The arrays by name.
       recipe: As of `folder_of`.
 
     Raises:
@@ -136,7 +136,7 @@ def _parts(
     """Yields an array's parts; between two of them it keeps no file open, and no part.
 
     Args:
-      folder: Of `write`.
+      folder: The folder that `write` was given.
       info: What the zip tells of the array's file.
       place: Of this file in the zip.
       head_bytes: Of this file, before the numbers.

@@ -71,7 +71,7 @@ def remove_left(path: pathlib.Path, *, but: pathlib.Path | None = None) -> None:
 
     Args:
       path: The folder that they were to make.
-      but: What stays.
+      but: A folder that stays although its process is dead.
     """
     for place in _left(path.parent, _start(path)):
         if place != but:

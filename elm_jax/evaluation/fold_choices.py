@@ -21,7 +21,7 @@ class Part:
     """The results of all experts on one dataset.
 
     Attributes:
-      dataset: Its name.
+      dataset: The dataset's name.
       tasks: (dataset, prompt) of each prompt.
       ids: Ids of the rows, in order.
       tables: float32 [rows, experts, prompts] of each training, 0 where a prompt lacks

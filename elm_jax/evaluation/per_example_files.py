@@ -54,7 +54,7 @@ class Place(NamedTuple):
     Attributes:
       per_example_path: The file, relative to the folder of the rows.
       per_example_offset: Of its first byte.
-      per_example_length: In bytes.
+      per_example_length: The length of the record in bytes.
       per_example_record_sha256: Hash of the file's schema and these bytes.
     """
 

@@ -88,7 +88,7 @@ class Catalogue:
         """Returns the expert of that name, active or retired.
 
         Raises:
-          LibraryError: There is none.
+          LibraryError: The library has no expert of this name.
         """
         entries = {entry.name: entry for entry in self.entries()}
         if name not in entries:

@@ -119,7 +119,7 @@ class Choice:
 
     Attributes:
       bits: Which numbers, packed along the last axis.
-      factor: On these.
+      factor: What the numbers that are kept are multiplied by.
     """
 
     bits: np.ndarray

@@ -104,7 +104,7 @@ def of(name: str, **options: Any) -> MergeMethod:
     TaskArithmetic(weights=(), scale=0.5)
 
     Args:
-      name: In `METHODS`.
+      name: A name in `METHODS`.
       options: Of the method.
 
     Raises:

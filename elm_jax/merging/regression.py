@@ -212,7 +212,7 @@ class RegMean(StatisticsMethod):
         Args:
           grams: G_t of each expert, [inputs, inputs].
           matrices: W_t of each, [inputs, any].
-          weights: Of each.
+          weights: The weight of each expert.
         """
         width = grams[0].shape[-1]
         total = np.zeros((width, width))

@@ -128,10 +128,10 @@ def lorahub_by_gradient(
     Args:
       loss: Of weights, and its gradient.
       num_experts: How many weights.
-      max_steps: Of Adam.
+      max_steps: Greatest number of Adam's steps.
       bound: Of each weight.
       penalty: On the mean of their sizes.
-      learning_rate: Of Adam.
+      learning_rate: Adam's learning rate.
     """
 
     def penalised(weights: np.ndarray) -> tuple[float, float, np.ndarray]:
@@ -163,8 +163,8 @@ def adamerging(
       entropy: Of coefficients of such a shape, and its gradient.
       shape: (experts,), or (experts, groups of layers).
       start: All coefficients at the beginning.
-      max_steps: Of Adam.
-      learning_rate: Of Adam.
+      max_steps: Greatest number of Adam's steps.
+      learning_rate: Adam's learning rate.
     """
 
     def plain(coefficients: np.ndarray) -> tuple[float, float, np.ndarray]:

@@ -221,8 +221,8 @@ def _added_up(
     lets other threads compute.
 
     Args:
-      matrices: Of all experts.
-      factors: Of all.
+      matrices: The matrices of all experts.
+      factors: The factor of each expert.
       parts: Experts whose matrices are put beside each other.
     """
     _, rows, columns = matrices.shape

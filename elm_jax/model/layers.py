@@ -86,7 +86,7 @@ def norm_at(
     Args:
       adapters: Makes adapters, and perhaps what scales norms; None for none.
       point: The sub-layer behind it, or the stack whose last norm it is.
-      name: Its own.
+      name: The layer norm's name among the module's parameters.
       dtype: To compute in.
     """
     routed = None

@@ -120,7 +120,7 @@ def place(params: Params, mesh: Mesh, table: str) -> Params:
 
     Args:
       params: Arrays, with the same values in every process.
-      mesh: From `make_mesh`.
+      mesh: A mesh that `make_mesh` made.
       table: Name of the axis rules.
 
     Raises:
@@ -174,7 +174,7 @@ class SplitRows:
     splits.
 
     Attributes:
-      mesh: From `make_mesh`.
+      mesh: A mesh that `make_mesh` made.
     """
 
     mesh: Mesh
@@ -215,7 +215,7 @@ def shard_batch(
 
     Args:
       batch: Arrays with rows on axis 0: those of this process.
-      mesh: From `make_mesh`.
+      mesh: A mesh that `make_mesh` made.
       part: Which part of all rows these are, `(index, count)`; None for
         `process_part(mesh)`.
 

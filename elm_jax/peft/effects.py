@@ -162,8 +162,8 @@ def widened(
 
     Args:
       params: The expert's.
-      spec: Of its adapters.
-      to: Of `common`.
+      spec: The spec of the expert's adapters.
+      to: The spec that `common` returns.
     """
     factor, times, parts = 1.0, 1, 1
     if isinstance(spec, lora.Lora) and isinstance(to, lora.Lora):

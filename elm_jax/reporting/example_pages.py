@@ -16,7 +16,7 @@ class Way:
     """A model or strategy whose answers are shown.
 
     Attributes:
-      label: Its name.
+      label: The name of the model or strategy.
       score: On all rows of the task, in percent.
       note: What it is, in a few words.
     """
@@ -82,7 +82,7 @@ class Page:
 
     Attributes:
       task: Its full name.
-      dataset: Its dataset.
+      dataset: The task's dataset.
       split: Which was scored.
       metric: Of the scores.
       num_rows: All that were scored.

@@ -29,8 +29,8 @@ class Task:
     """A column of a comparison.
 
     Attributes:
-      dataset: Its dataset.
-      prompt: Its prompt.
+      dataset: The task's dataset.
+      prompt: The name of the task's prompt.
       task: Its full name.
       example_ids: int64 [n], the rows of the dataset that it has, each once, in order.
     """
@@ -51,7 +51,7 @@ class Model:
     """A model whose answers are compared.
 
     Attributes:
-      label: Its name.
+      label: The model's name.
       answers: By task, float64 [n] scores in percent, in the order of the task's ids.
       is_expert: Whether it is a single expert.
       is_bound: Whether it was chosen by these answers; it gets no interval.
@@ -70,7 +70,7 @@ class Pairs:
     """Models of which a reader may compare any two.
 
     Attributes:
-      tasks: By dataset.
+      tasks: The tasks, those of a dataset together.
       models: In the order in which they are offered, the best experts first.
       first: Label of the model that is compared when the page opens.
       second: Label of the one that it is compared with.

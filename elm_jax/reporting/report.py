@@ -169,7 +169,7 @@ class Reference:
     """What is no expert in a map of experts: a baseline or a strategy.
 
     Attributes:
-      label: Its name.
+      label: The name of the baseline or strategy.
       values: As in a row of the map.
       is_bound: Whether it was chosen by the values that are shown.
     """

@@ -19,7 +19,7 @@ class Routed:
       label: Of the way that was scored.
       score: On all rows of the task, in percent.
       num_rows: Whose tokens these are.
-      experts: Names.
+      experts: Names of the experts.
       places: Names, the encoder's first, each place with all of its layers.
       weights: Of each place, of each expert: mean weight.
       inputs: Of a few inputs, of each token: its text and each expert's mean weight.

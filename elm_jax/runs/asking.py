@@ -32,7 +32,7 @@ class Asking(NamedTuple):
       tasks: Names of its tasks.
       data: Vocabulary, lengths and folders of their rows.
       run: The evaluation.
-      base_path: Its base.
+      base_path: The folder of the evaluation's base.
       shard: The part of its candidates that this process scores.
     """
 

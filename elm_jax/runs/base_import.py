@@ -23,7 +23,7 @@ class Source(NamedTuple):
 
     Attributes:
       leaves: The tensors of the whole model, by our names.
-      model: Its shape.
+      model: The model's shape.
       steps: Updates done, 0 if nobody knows.
       vocabulary_path: The SentencePiece model that lies beside the weights, if any.
       notes: Lines that tell what is left out.

@@ -105,7 +105,7 @@ def with_behaviour(
     Args:
       questions: Each with the experts that may be chosen.
       strategies: All of the evaluation.
-      program: What scores.
+      program: The program that scores.
       keys: Whose base and data these are.
       library_dir: Whose scores are read, and added to.
       run_id: The run that rows name.

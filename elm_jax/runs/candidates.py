@@ -142,7 +142,7 @@ class Candidate:
         """Returns more arrays to keep beside the scores of rows; mostly none.
 
         Args:
-          program: What scores.
+          program: The program that scores.
           params: Placed.
           adapter: The adapters among these parameters.
           dataset: What was scored.

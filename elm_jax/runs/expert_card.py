@@ -16,7 +16,7 @@ def text(info: Manifest, templates: Mapping[str, str]) -> str:
     Scores are not in it: these come later, and a finished expert does not change.
 
     Args:
-      info: Its manifest.
+      info: The expert's manifest.
       templates: Text of the template by task, of those that have one at hand.
     """
     vocabulary = info.vocabulary.get("fingerprint", "not known")

@@ -31,7 +31,7 @@ class ExportExperts(Run):
         """Returns the adapters of an expert that can be written so.
 
         Raises:
-          ConfigError: It cannot.
+          ConfigError: This format cannot hold the expert.
           CheckpointError: Its manifest is wrong.
         """
         raise NotImplementedError

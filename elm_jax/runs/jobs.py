@@ -145,7 +145,7 @@ def score(
 
     Args:
       groups: Jobs of the same parameters, which are loaded once.
-      program: What scores.
+      program: The program that scores.
       keys: Whose base and data these are.
       store: Where rows go.
       run_id: The run that they name.

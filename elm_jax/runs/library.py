@@ -235,7 +235,7 @@ class RetireExperts(LibraryRun):
     """Takes experts out of retrieval; their files and keys stay.
 
     Attributes:
-      experts: Their names.
+      experts: Names of the experts that are taken out.
     """
 
     experts: tuple[paths.Name, ...]

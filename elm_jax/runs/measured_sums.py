@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 
     Attributes:
       expert: The expert.
-      base: Its base.
+      base: The expert's base.
       examples: The rows.
       batch_size: Rows at once.
     """

@@ -64,9 +64,9 @@ class Measured(NamedTuple):
     """An expert that needs statistics; it is loaded only if it must be measured.
 
     Attributes:
-      info: Its manifest.
+      info: The expert's manifest.
       mark: The fingerprint of its parameters.
-      load: Returns it.
+      load: Loads the expert.
     """
 
     info: manifest.Manifest
@@ -78,7 +78,7 @@ class Source(NamedTuple):
     """Where the statistics of experts come from.
 
     Attributes:
-      settings: Which rows.
+      settings: Which rows experts are measured on.
       open_split: Gives the tokens of a task's split.
       folder: Where statistics are kept.
       base_model: What the base's manifest tells of its model, such as the dtype in

@@ -63,7 +63,7 @@ def estimate(
     """Returns what a merge costs; reads some of the experts' files to time it.
 
     Args:
-      method: How.
+      method: The merge method.
       folders: Of the experts.
       base_dir: Folder of their base.
       num_positions: Of `measuring.Measuring`, for a method that needs it.

@@ -146,7 +146,7 @@ def of_whole(method: MergeMethod, sources: Sequence[Source]) -> int:
     a few copies of what one changes.
 
     Args:
-      method: How.
+      method: The merge method.
       sources: The experts.
 
     Raises:

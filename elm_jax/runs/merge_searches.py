@@ -152,7 +152,7 @@ class LoraHub(searches.Search):
       max_steps: How many weights are tried.
       bound: Of each weight.
       penalty: On the mean size of the weights.
-      learning_rate: Of Adam.
+      learning_rate: Adam's learning rate.
     """
 
     kind: ClassVar[str] = "lorahub"
@@ -223,7 +223,7 @@ class AdaMerging(searches.Search):
       by: One weight for each `expert`, or for each expert in each `layer`, of whole
         models; what is in no layer has weights of its own.
       start: All weights at the beginning.
-      max_steps: Of Adam.
+      max_steps: Greatest number of Adam's steps.
       learning_rate: Of Adam; the paper takes 1e-3 and 1,000 steps.
     """
 

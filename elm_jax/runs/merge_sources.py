@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
     Attributes:
       leaves: Its parameters, by name.
-      info: Its manifest.
+      info: The expert's manifest.
       mark: Tells experts apart by their parameters; sums go in its order.
     """
 
@@ -41,7 +41,7 @@ def open_source(
     """Returns an expert on disk.
 
     Args:
-      folder: Its own.
+      folder: The expert's folder.
       block_bytes: Of a part that is read at once, unless what is stored as one is more.
 
     Raises:

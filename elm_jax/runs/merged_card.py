@@ -11,7 +11,7 @@ def text(info: manifest.Manifest, method: MergeMethod) -> str:
 
     Args:
       info: The manifest of what was merged.
-      method: How.
+      method: The merge method.
     """
     made_of = info.data["merge"]
     options = method.recipe()

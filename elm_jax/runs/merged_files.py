@@ -46,7 +46,7 @@ def write(
     experts and base are read whole.
 
     Args:
-      method: How.
+      method: The merge method.
       folders: Of the experts, one or more, which fit each other and the base.
       base_dir: Folder of the base.
       final: Where the result goes.

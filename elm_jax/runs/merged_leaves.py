@@ -38,7 +38,7 @@ def can_merge(method: MergeMethod, info: manifest.Manifest) -> bool:
     """Returns whether a method merges experts leaf by leaf.
 
     Args:
-      method: How.
+      method: The merge method.
       info: The manifest of one of them.
     """
     if method.unit == "expert":
@@ -226,7 +226,7 @@ def _merge_piece(
     """Returns a part of a merged leaf.
 
     Args:
-      method: How.
+      method: The merge method.
       name: Of the leaf, or of a layer of it.
       blocks: Of the experts; of the base, if `has_base`; and what was measured with
         each expert, if anything was.

@@ -39,7 +39,7 @@ def of_folders(
     Those of a running mean are read one at a time, others all at once.
 
     Args:
-      method: How.
+      method: The merge method.
       folders: Of the experts, one or more.
       base: What they are of.
       name: Of the result.
@@ -97,7 +97,7 @@ def merged_expert(
     """Returns the expert that a method makes of experts in memory.
 
     Args:
-      method: How.
+      method: The merge method.
       parts: The experts, one or more.
       base: What they are of.
       name: Of the result.

@@ -20,8 +20,8 @@ def make(
     """Returns a mixture whose router reads the inputs that its records are of.
 
     Args:
-      spec: Of each expert's adapters.
-      number: Of experts.
+      spec: The spec of each expert's adapters.
+      number: The number of experts.
       router: What weighs them.
       only_chosen: As for `mixture.Mixture`.
       settings: Of the records.

@@ -68,7 +68,7 @@ def of_written(answers: Mapping[str, Answers]) -> Behaviour:
     """Returns the behaviour of experts that wrote an answer to each row.
 
     Args:
-      answers: By expert.
+      answers: The answers of each expert, by its name.
     """
     log_probs = [
         [row[0] for row in expert_answers.scores] for expert_answers in answers.values()

@@ -87,7 +87,7 @@ def _outcome(
     """Returns the outcome of a pool on the rows that its experts were scored on.
 
     Args:
-      pool: Its job.
+      pool: The job of the pool.
       arrays: What the store keeps of each expert's rows.
     """
     examples = [pool.split.dataset[row] for row in pool.split.rows]

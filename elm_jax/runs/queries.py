@@ -44,7 +44,7 @@ class Question(NamedTuple):
     """A task that asked a library, the rows that did, and the answer.
 
     Attributes:
-      task: Its name.
+      task: The task's name.
       dataset: The split that the rows are of.
       rows: Places of the rows, which are not scored. Their labels are not used, but by
         strategies that say so, such as `routers.ByHalving`.
@@ -178,7 +178,7 @@ class Queries:
 
         Args:
           run: Whose paths these are.
-          tasks: Names.
+          tasks: Names of the tasks.
           data: Vocabulary, lengths and folders of their rows.
           base_path: The base of the run, if it has one.
 
@@ -270,7 +270,7 @@ def rows_that_ask(
     Args:
       opened: The library's keys.
       dataset: The split that the rows are of.
-      num_queries: How many.
+      num_queries: The number of rows that ask.
       random_seed: The seed by which they are chosen.
     """
     used = len(opened.rows_used(dataset.name, dataset.split))

@@ -110,7 +110,7 @@ def staying(
     Args:
       race: How they race.
       all_jobs: Those of the evaluation.
-      program: What scores.
+      program: The program that scores.
       keys: Whose base and data these are.
       store: The evaluation's.
       run_id: The run that rows name.

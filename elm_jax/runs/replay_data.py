@@ -60,7 +60,7 @@ class Table(TypedDict):
       metric: The metric of its numbers.
       split: The split whose rows were scored.
       columns: Its datasets; of gains there are none.
-      rows: Its rows.
+      rows: The table's rows.
     """
 
     name: str

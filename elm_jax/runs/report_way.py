@@ -14,7 +14,7 @@ class Way:
     """One way to choose parameters for each task.
 
     Attributes:
-      label: Its name.
+      label: The name of the way.
       role: What its rows are, such as `strategy`; "" for views, which have none.
       note: What it is, in a few words.
       rows: Its scores, as rows of its name; empty where it has none of its own.

@@ -31,7 +31,7 @@ class Ways:
       rows: The rows.
       singles: The rows of single experts.
       draws: How they are resampled.
-      datasets: Names.
+      datasets: Names of the datasets.
       all: The ways, in the order in which they are shown.
       choosing: The strategies that chose one expert for each task.
       settings: Groups of strategies of one kind that differ in settings alone.

@@ -236,7 +236,7 @@ class RoutedCandidate(candidates.Candidate):
         """Returns the router's parameters by name, experts behind the layers' axis.
 
         Args:
-          experts: Their parameters.
+          experts: The parameters of each expert.
           norms: What `mixture.norms_of` gives: these have what their adapters have.
         """
         if not {*self.router.shapes(1)} - mixtures.SET:

@@ -45,7 +45,7 @@ def measure(
       strategies: The routers.
       targets: Tasks with choices, their questions, and the behaviour in these that
         routers look at; without any nothing is measured.
-      program: What scores.
+      program: The program that scores.
       base: Of the experts.
     """
     clocks = [_Clock(target, program, base) for target in targets]

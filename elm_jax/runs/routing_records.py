@@ -73,7 +73,7 @@ def write(
     """Writes an expert's record; an existing record stays.
 
     Args:
-      records_dir: Where to.
+      records_dir: The folder of all records.
       info: Of the expert.
       settings: Of the observation.
       arrays: What was observed.

@@ -36,8 +36,8 @@ class Trace(NamedTuple):
     """What a router weighed on some rows of a task.
 
     Attributes:
-      num_rows: How many.
-      experts: Their names.
+      num_rows: The number of rows.
+      experts: Names of the experts.
       places: Names such as `encoder/mlp_adapter 0`, with the layer: the encoder's
         first, in the order in which a layer has them, and of each place all layers.
       weights: Float [places, experts]: means over the tokens of all rows, padding
@@ -144,7 +144,7 @@ def array_of(
         of others behind them.
       examples: One or more.
       vocabulary: Of their tokens.
-      experts: Names.
+      experts: Names of the experts.
     """
     number = len(examples)
     places, means = [], []

@@ -23,7 +23,7 @@ class Part(NamedTuple):
     """A task and split, and how many candidates are scored on it.
 
     Attributes:
-      task: Its name.
+      task: The task's name.
       split: The split's name.
       dataset: Its tokens; None if they are not cached.
       num_rows: How many rows are scored; 0 if nobody knows.

@@ -52,10 +52,10 @@ def bytes_by_use(
 
     Args:
       kind: Of the scoring.
-      network: Its model.
+      network: The model that scores.
       params: Leaves with `shape` and `dtype`, as the model computes with them.
       batch: Over all devices.
-      devices: Where.
+      devices: The devices that score.
       num_texts: Choices or beams of each input.
       platform: Of the devices, as JAX calls it.
 

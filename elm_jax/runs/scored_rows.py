@@ -24,7 +24,7 @@ def choose(
 
     Args:
       num_rows: How many rows the split has.
-      split: Its name.
+      split: The name of the split.
       retrieval: How a library is asked; None if none is.
       seed: The seed of the choice; where a library is asked, its queries' seed counts.
       most: Rows at most; 0 for all.

@@ -132,7 +132,7 @@ class Scorer:
         """Returns the scores that placed parameters give to examples' choices.
 
         Args:
-          params: From `place`.
+          params: What `place` returns.
           adapter: The adapters among these parameters.
           examples: With choices.
           length_normalized: Whether scores are divided by tokens; None as the scorer.
@@ -170,10 +170,10 @@ class Scorer:
         """Returns what a router weighs on examples with choices, as an array to keep.
 
         Args:
-          params: From `place`.
+          params: What `place` returns.
           adapter: The mixture that has them.
           examples: One or more.
-          experts: Their names.
+          experts: Names of the mixture's experts.
         """
         program = self._bind(self._trace_fn(adapter), params)
         batches = routing_traces.batches_of(

@@ -39,10 +39,10 @@ class Problem:
     Attributes:
       method: How experts are merged, but for the coefficients that are searched.
       folders: The experts' folders.
-      base: Their base.
+      base: The base of all these experts.
       parts: The rows, by task.
       rows: How they were chosen.
-      program: What scores.
+      program: The program that scores.
       source: Where statistics come from, for a method that needs some.
     """
 

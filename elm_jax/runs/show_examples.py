@@ -140,7 +140,7 @@ class Example(NamedTuple):
       protocol: How it was scored.
       seed: The seed of everything random in scoring.
       task: Full name of the task.
-      split: Its split.
+      split: The split that the example is of.
       example_id: Place of the row in its source.
       metric: The metric of the score.
       score: Percent, or None where the metric has none for single examples.

@@ -40,7 +40,7 @@ class Expert(Strategy):
     """One expert on all tasks; the same as naming it among `Evaluate.experts`.
 
     Attributes:
-      path: Its folder.
+      path: The expert's folder.
     """
 
     kind: ClassVar[str] = "expert"

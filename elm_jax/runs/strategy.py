@@ -29,7 +29,7 @@ class Target(NamedTuple):
     """A task for which a strategy gives parameters.
 
     Attributes:
-      task: Its name.
+      task: The task's name.
       path: Makes an absolute path of a text; `Run.path`.
       question: How the task asked the library, with the rows that did and the votes;
         None for strategies that need none.

@@ -63,7 +63,7 @@ def train(
     Args:
       state: Where to start; its memory is given up to the first step.
       frozen: The part of the model that does not train.
-      step_fn: From `make_train_step`.
+      step_fn: What `make_train_step` returns.
       batches: `(n, batch)` for the step that follows n finished ones.
       num_steps: Steps at which the training is complete.
       report: Called before the hooks, where it is due and after the last step of the

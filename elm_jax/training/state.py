@@ -46,7 +46,7 @@ def init_state(
       params: What is to train. Copied, because a step gives its state's memory to
         the next one and the caller may still need the original.
       tx: The optimiser.
-      seed: Of dropout.
+      seed: The seed of dropout.
       keeps_params: False if the caller does not: the state takes the memory of
         `params`, which are no longer valid.
     """

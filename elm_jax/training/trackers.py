@@ -87,7 +87,7 @@ class TrackerWriter:
     Args:
       tracker: One of `NAMES`.
       folder: Of the expert's work files; a file in it keeps the run's id.
-      expert: Its name.
+      expert: The expert's name.
       project: Of the tracker.
       start_step: Of the state that the training goes on from.
       sent_step: The last step whose metrics are on disk.

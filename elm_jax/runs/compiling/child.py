@@ -40,7 +40,7 @@ def compile_here(
 
     Args:
       program: What to compile.
-      target: For what.
+      target: The accelerator to compile for.
       text_path: File that gets the compiled program's text; "" for none.
     """
     begun = time.monotonic()

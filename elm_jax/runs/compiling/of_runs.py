@@ -56,7 +56,7 @@ def planned(
 
     Args:
       run: A training or an evaluation.
-      target: Where.
+      target: The accelerator that the run would have.
       shape: Of the base, if that is not there.
       all_lengths: Whether a training has a program for each length that batches of its
         data have, longest first, instead of one for the longest that there may be. Its

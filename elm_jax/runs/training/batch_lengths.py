@@ -45,7 +45,7 @@ def find(
 
     Args:
       spec: The training.
-      data: Its features.
+      data: The opened data, with the features' lengths.
       examples: Of each expert.
     """
     if kinds.KINDS[spec.kind].objective == "span_corruption":

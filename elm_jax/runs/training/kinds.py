@@ -55,7 +55,7 @@ def group(kind: expert_kinds.TrainedKind, tasks: Iterable[str]) -> dict[str, lis
       tasks: Names of registered tasks.
 
     Raises:
-      ConfigError: There is none.
+      ConfigError: There is no task.
     """
     grouping = KINDS[kind].grouping
     experts: dict[str, list[str]] = {}

@@ -37,7 +37,7 @@ def make_report(
       num_steps: At which it is complete.
       optimizer: Gives the learning rate.
       config: Text to show in TensorBoard and trackers.
-      settings: Which trackers.
+      settings: Which trackers get the metrics.
       waited_secs_fn: Time that the loop has waited for batches up to now.
       console: What shows the metrics; None for a line each time.
     """

@@ -113,9 +113,9 @@ def of_expert(
 
     Args:
       spec: The training.
-      expert: Of it.
+      expert: One expert of this training.
       params: What it has learnt.
-      data: Its vocabulary.
+      data: The opened data, with the vocabulary.
       examples: The expert's data.
       base: What it started from; None for a base from scratch.
       start_step: That the expert has gone on from, 0 for none.

@@ -22,12 +22,12 @@ class SharedModel:
 
     Args:
       spec: The training.
-      model: Its network.
-      mesh: Where.
+      model: The network that trains.
+      mesh: The mesh of devices.
       axis_rules: Name of the table that places parameters on the mesh.
 
     Attributes:
-      mesh: As given.
+      mesh: The mesh of devices.
       base: On disk, see `Base.open`; None for a model from scratch.
       tx: The optimiser; its rates are those of the run until a state has others.
       loss_fn: Loss of all parameters on a batch.

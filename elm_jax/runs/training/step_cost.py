@@ -29,7 +29,7 @@ def parameter_bytes(
 
     Args:
       model: The network.
-      devices: Where.
+      devices: The devices that train.
       tx: The optimiser.
       trainable: Leaves with `shape` and `dtype`.
       frozen: Likewise; kept in the dtype that they are computed in.
@@ -68,7 +68,7 @@ def bytes_per_device(
     Args:
       model: The network.
       batch: Over all devices.
-      devices: Where.
+      devices: The devices that train.
       tx: The optimiser.
       trainable: Leaves with `shape` and `dtype`; they have gradients, too.
       frozen: Likewise, but without; kept in the dtype that they are computed in.
@@ -116,7 +116,7 @@ def describe(
     Args:
       model: The network.
       batch: Over all devices.
-      devices: Where.
+      devices: The devices that train.
       trainable_pattern: Of the names of the parameters that train.
       tx: The optimiser.
       num_parts: Of the batch, computed one after another.
