@@ -1,6 +1,7 @@
 """elm_library: observes experts on their own rows, and trains the gates of routers."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,8 @@ import optax
 
 from elm_jax import float32_sums, paths, trees
 from elm_jax.checkpoints import manifest
-from elm_jax.model import loss, precision, t5
-from elm_jax.peft import mixture
+from elm_jax.model import config, loss, precision, t5
+from elm_jax.peft import adapters, mixture
 from elm_jax.routing import token_routers
 from elm_jax.runs import (
     bases,
@@ -99,14 +100,11 @@ class Observe(library.LibraryRun):
             return
         base = loaded.Base.load(self.path(self.initial_checkpoint_path))
         data = self.data.opened(self.place)
-        programs: dict[Any, _Programs] = {}
         progress = Progress("observe", total=len(missing), unit="experts")
         for done, folder in enumerate(missing, 1):
             expert = loaded.Expert.load(folder)
-            if expert.adapter not in programs:
-                programs[expert.adapter] = _Programs(base, expert, self.settings)
             arrays = _observe(
-                programs[expert.adapter],
+                _programs(base.config, expert.adapter, self.settings),
                 mixture.stack([trees.as_float32(expert.params)]),
                 observed_rows.Rows(data, expert.manifest, self.settings),
                 base,
@@ -164,16 +162,16 @@ class Observe(library.LibraryRun):
 
 
 class _Programs:
-    """The compiled programs for experts of one base and one kind of adapters."""
+    """The compiled programs for experts of one shape and one kind of adapters."""
 
     def __init__(
         self,
-        base: loaded.Base,
-        expert: loaded.Expert,
+        shape: config.T5Config,
+        adapter: adapters.AdapterSpec | None,
         settings: routing_records.Settings,
     ) -> None:
-        self.model = _model_with(base, expert, token_routers.Fixed(), settings.reads)
-        gated = _model_with(base, expert, token_routers.OpenGate(), settings.reads)
+        self.model = _model_with(shape, adapter, token_routers.Fixed(), settings.reads)
+        gated = _model_with(shape, adapter, token_routers.OpenGate(), settings.reads)
         self.gate_shapes = trees.split(t5.param_shapes(gated), "_adapter/router/")[0]
         rate, self.num_steps = settings.gate_learning_rate, settings.gate_steps
         # The paper's warm-up and decay; its experts' gates are not clipped.
@@ -195,15 +193,24 @@ class _Programs:
         self.sums = jax.jit(_make_sums(self.model))
 
 
+@functools.lru_cache(maxsize=8)  # of many runs in one process, compiled once
+def _programs(
+    shape: config.T5Config,
+    adapter: adapters.AdapterSpec | None,
+    settings: routing_records.Settings,
+) -> _Programs:
+    return _Programs(shape, adapter, settings)
+
+
 def _model_with(
-    base: loaded.Base,
-    expert: loaded.Expert,
+    shape: config.T5Config,
+    adapter: adapters.AdapterSpec | None,
     router: mixture.Router,
     reads: mixture.Reads,
 ) -> t5.T5:
-    assert expert.adapter is not None  # noqa: S101 - `check_has_adapters` has looked
-    spec = mixture.Mixture(of=expert.adapter, num_experts=1, router=router, reads=reads)
-    return bases.build_model(base.config, spec)
+    assert adapter is not None  # noqa: S101 - `check_has_adapters` has looked
+    spec = mixture.Mixture(of=adapter, num_experts=1, router=router, reads=reads)
+    return bases.build_model(shape, spec)
 
 
 def _observe(

@@ -240,7 +240,7 @@ def records(of, settings=SETTINGS):
     """Returns what `elm_library` with `observe.Observe` records, and directions."""
     base = types.SimpleNamespace(config=SHAPE, params=of.base)
     settings = dataclasses.replace(settings, reads=of.reads)
-    programs = observe._Programs(base, types.SimpleNamespace(adapter=of.spec), settings)
+    programs = observe._programs(SHAPE, of.spec, settings)
     recorded = []
     for skill, expert in enumerate(of.experts):
         stacked = mixture.stack([expert])
