@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from elm_jax import errors, fields, paths
-from elm_jax.checkpoints import manifest
+from elm_jax.checkpoints import manifest, streaming
 from elm_jax.disk import files
-from elm_jax.merging import comparing, task_arithmetic
+from elm_jax.merging import combining, comparing, task_arithmetic
 from elm_jax.peft import effects
 from elm_jax.reporting import comparison_page, tables, terminal
 from elm_jax.runs import (
@@ -21,10 +21,12 @@ from elm_jax.runs import (
     expert_checks,
     library,
     loaded,
+    merge_memory,
     merged_params,
     merged_ranks,
     report_comparison,
 )
+from elm_jax.runs.progress import show_bytes
 from elm_jax.runs.run import Plan, Run
 
 _MOST_PAIRS = 20  # in the terminal; the page has all
@@ -55,14 +57,22 @@ class Compare(Run):
     random_seed: fields.Seed = 0
 
     def plan(self) -> Plan:
-        """Returns what would be compared; reads manifests.
+        """Returns what would be compared; reads manifests and the shapes of tensors.
 
         Raises:
           ElmError: As `run` before it reads parameters.
         """
         folders = self._check()
+        base = self.path(self.initial_checkpoint_path)
+        if _in_one_spec([manifest.read_manifest(folder) for folder in folders]):
+            num_bytes = compared_leaves.read_bytes(folders, base)
+        else:  # all at once
+            every = [streaming.open_expert(folder)[0] for folder in (base, *folders)]
+            num_bytes = sum(merge_memory.num_bytes(x.values()) for x in every)
         return {
             "experts": f"{len(folders)}: {', '.join(f.name for f in folders)}",
+            "pairs": math.comb(len(folders), 2),
+            "reads": show_bytes(num_bytes),
             "files": self.path(self.output_path),
         }
 
@@ -75,9 +85,7 @@ class Compare(Run):
         folders = self._check()
         base = self.path(self.initial_checkpoint_path)
         infos = [manifest.read_manifest(folder) for folder in folders]
-        # Of LoRAs dropout alone may differ; several ranks or scales are made one first.
-        specs = [{**(info.adapter or {}), "dropout": 0.0} for info in infos]
-        if any(spec != specs[0] for spec in specs):
+        if not _in_one_spec(infos):
             whole = loaded.Base.load(base)
             parts = [loaded.Expert.load(folder) for folder in folders]
             for part in parts:
@@ -123,12 +131,20 @@ class Compare(Run):
         return folders
 
 
+def _in_one_spec(infos: Sequence[manifest.Manifest]) -> bool:
+    """Returns whether adapters are alike: of LoRAs dropout alone may differ."""
+    specs = [{**(info.adapter or {}), "dropout": 0.0} for info in infos]
+    return all(spec == specs[0] for spec in specs)
+
+
 def of_experts(
     parts: Sequence[loaded.Expert], base: loaded.Base, *, random_seed: int = 0
 ) -> comparing.Comparison:
     """Returns the comparison of experts of a base, which fit each other and it."""
     parts = merged_ranks.in_one_spec(task_arithmetic.TaskArithmetic(), parts)
     params = [part.params for part in parts]
+    for part in parts:
+        combining.check_given(part.manifest.name, part.params)
     beside = effects.beside(params[0]) if parts[0].adapter is not None else {}
     start = merged_params.start_of(parts[0], base)
     return comparing.compare(params, start, beside, random_seed=random_seed)

@@ -1,5 +1,6 @@
 """Experts on disk that are compared a layer at a time, as they are merged."""
 
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,12 +12,14 @@ from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.merging import aligning, combining, comparing, products, task_arithmetic
 from elm_jax.peft import effects
 from elm_jax.runs import (
+    merge_memory,
     merge_sizes,
     merge_sources,
     merged_cores,
     merged_leaves,
     merged_places,
 )
+from elm_jax.runs.progress import Progress
 from elm_jax.types import LAYERS, Side
 
 
@@ -43,9 +46,36 @@ def compare(
     base = merge_sources.open_base(base_dir)
     start = merged_leaves.start_of(sources[0], base, beside)
     experts = [source.leaves for source in sources]
-    return comparing.compare_parts(
-        lambda: _parts(experts, start, beside), len(experts), random_seed=random_seed
+    names = [source.info.name for source in sources]
+    num_layers = sum(
+        experts[0][group[0]].shape[0] if merge_sizes.is_stack(group[0]) else 1
+        for group in _groups(experts[0], beside)
     )
+    progress = Progress("compare, twice", total=2 * num_layers, unit="layers")
+    done = itertools.count(1)
+
+    def parts() -> Iterator[comparing.Part]:
+        for part in _parts(experts, start, beside):
+            for name, params in zip(names, part.experts, strict=True):
+                combining.check_given(name, params)
+            yield part
+            del part  # before the next one is read
+            progress(next(done))
+
+    return comparing.compare_parts(parts, len(experts), random_seed=random_seed)
+
+
+def read_bytes(folders: Sequence[pathlib.Path], base_dir: pathlib.Path) -> int:
+    """Returns the bytes of parameters that `compare` reads, both times.
+
+    Raises:
+      CheckpointError: An expert or the base is missing or torn.
+    """
+    experts = [streaming.open_expert(folder)[0] for folder in folders]
+    base, _ = streaming.open_expert(base_dir)
+    start = [base[name] for name in experts[0] if name in base]
+    every = [start, *(leaves.values() for leaves in experts)]
+    return 2 * sum(map(merge_memory.num_bytes, every))
 
 
 def check_memory(folders: Sequence[pathlib.Path]) -> None:
@@ -75,12 +105,18 @@ def _parts(
     beside: Mapping[str, Side],
 ) -> Iterator[comparing.Part]:
     """Yields the parts that are compared: an adapter or a parameter, in one layer."""
-    for is_linear in (False, True):
-        for names in aligning.places(beside, is_linear=is_linear).values():
-            yield from _layers(experts, {}, names)
-    for name in experts[0]:
-        if name not in beside:
-            yield from _layers(experts, start, [name])
+    for names in _groups(experts[0], beside):
+        yield from _layers(experts, {} if names[0] in beside else start, names)
+
+
+def _groups(expert: Mapping[str, Leaf], beside: Mapping[str, Side]) -> list[list[str]]:
+    """Returns the names of parameters that are compared together."""
+    groups = [
+        [*names]
+        for is_linear in (False, True)
+        for names in aligning.places(beside, is_linear=is_linear).values()
+    ]
+    return [*groups, *([name] for name in expert if name not in beside)]
 
 
 def _layers(

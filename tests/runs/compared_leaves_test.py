@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import experts
+from elm_jax.checkpoints import experts, streaming
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import comparing, products
+from elm_jax.merging import combining, comparing, products
 from elm_jax.peft import lora
 from elm_jax.runs import bases, compare, compared_leaves, loaded
 from tests.peft.sample import random_params
@@ -51,6 +51,55 @@ def test_comparing_a_layer_at_a_time_is_comparing_whole_experts(folder, kind):
     ):
         assert actual.order == expected.order
         np.testing.assert_allclose(actual.pulls, expected.pulls, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", toy_experts.SPECS)
+def test_the_bytes_of_a_plan_are_those_that_are_read(folder, monkeypatch, kind):
+    folders = [folder / kind / f"{kind}_{number}" for number in (1, 2, 3)]
+    num_read, open_expert = [0], streaming.open_expert
+
+    def open_counted(place, **options):
+        leaves, info = open_expert(place, **options)
+
+        def counted(leaf):
+            def blocks():
+                for block in leaf.blocks():
+                    num_read[0] += block.nbytes
+                    yield block
+
+            return leaf._replace(blocks=blocks)
+
+        return {name: counted(leaf) for name, leaf in leaves.items()}, info
+
+    expected = compared_leaves.read_bytes(folders, folder / "base")
+    monkeypatch.setattr(streaming, "open_expert", open_counted)
+    compared_leaves.compare(folders, folder / "base")
+    assert num_read[0] == expected
+
+
+def test_an_expert_that_is_not_finite_is_named_before_it_is_compared(
+    folder, monkeypatch
+):
+    folders = [folder / "bottleneck" / f"bottleneck_{number}" for number in (1, 2)]
+    check = combining.check_given
+    base = loaded.Base.load(folder / "base")
+    first, second = (loaded.Expert.load(each) for each in folders)
+    leaves = {n: np.array(leaf) for n, leaf in trees.flatten(second.params).items()}
+    name = max(leaves)
+    leaves[name][0, 0] = np.nan
+    spoilt = dataclasses.replace(second, params=trees.unflatten(leaves))
+    with pytest.raises(errors.ConfigError, match=f"{name} of bottleneck_2 is not"):
+        compare.of_experts([first, spoilt], base)
+
+    def check_spoilt(who, params):
+        replaced = {
+            n: np.full_like(a, np.nan) for n, a in trees.flatten(params).items()
+        }
+        check(who, trees.unflatten(replaced) if who == "bottleneck_2" else params)
+
+    monkeypatch.setattr(combining, "check_given", check_spoilt)
+    with pytest.raises(errors.ConfigError, match="of bottleneck_2 is not finite"):
+        compared_leaves.compare(folders, folder / "base")
 
 
 def leaves_of(number, num_layers, width):

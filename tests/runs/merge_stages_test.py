@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -93,11 +94,14 @@ def comparison_of(folder, *experts):
 @pytest.mark.parametrize("kind", toy_experts.SPECS)
 def test_a_comparison_is_printed_drawn_and_written(folder, capsys, kind):
     run = comparison_of(folder, f"{{MODEL_DIR}}/{kind}/*")
-    assert "3: " in str(run.plan()["experts"])
+    plan = run.plan()
+    assert "3: " in str(plan["experts"])
+    assert plan["pairs"] == 3
     run.run()
-    printed = capsys.readouterr().out
+    printed, progress_lines = capsys.readouterr()
     page = (folder / "report" / "experts.html").read_text()
     numbers = json.loads((folder / "report" / "experts.json").read_text())
+    assert re.search(r"compare, twice: (\d+)/\1 layers, .*/s, ", progress_lines)
     for name in (f"{kind}_1", f"{kind}_3"):
         assert name in page
         assert name in printed
