@@ -28,7 +28,7 @@ def opened(place: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder with the expert of a place; the folder is there in the context.
 
     Args:
-      place: As above.
+      place: A folder, or an address such as `s3://bucket/experts/dream`.
 
     Raises:
       CheckpointError: The place cannot be read, or has no such expert.
@@ -63,7 +63,7 @@ def write(
     """Has an expert saved in a place.
 
     Args:
-      place: As above.
+      place: A folder, or an address such as `s3://bucket/experts/dream`.
       name: Of the expert; in a bucket it is the end of the place.
       save: Writes the expert into a folder that is not there yet.
 
