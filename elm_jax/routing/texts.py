@@ -60,7 +60,8 @@ def votes(
 
     Args:
       texts: Of each expert, at least one.
-      queries: One or more. Of equally like texts, that of the first expert by name.
+      queries: One or more. Of equally like texts, that of the first expert by name;
+        a query that shares no word with any text has no vote.
 
     Returns:
       `(name, number of queries)`, most first, equal ones by name; none without votes.
@@ -69,7 +70,7 @@ def votes(
     owners = np.repeat(np.arange(len(names)), [len(texts[name]) for name in names])
     scores = bm25([text for name in names for text in texts[name]], queries)
     # Six digits, so that the order in which words were added does not tell.
-    best = np.array([np.argmax(np.round(row, 6)) for row in scores])
+    best = [int(np.argmax(np.round(row, 6))) for row in scores if row.any()]
     counts = collections.Counter(names[owners[place]] for place in best)
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 

@@ -32,9 +32,13 @@ def test_a_query_votes_for_the_owner_of_the_likest_text():
     )
 
 
-def test_queries_like_nothing_vote_for_the_first_by_name():
+def test_queries_that_share_no_word_have_no_vote():
     texts_of = {"b": ["cat"], "a": ["dog"]}
-    assert texts.votes(texts_of, ["fish"]) == (("a", 1),)
+    assert texts.votes(texts_of, ["fish"]) == ()
+    assert texts.votes(texts_of, ["fish", "cat", "two fish"]) == (("b", 1),)
+    # A word that all texts have is worth little, and is a word.
+    common = {"b": ["the cat"], "a": ["the dog ran"]}
+    assert texts.votes(common, ["the fish"]) == (("b", 1),)
 
 
 def test_the_order_of_experts_texts_and_queries_changes_nothing():
