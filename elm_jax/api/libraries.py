@@ -27,7 +27,7 @@ from elm_jax.runs import (
     task_data,
     vocabularies,
 )
-from elm_jax.runs.strategy import TaskRouter
+from elm_jax.runs.task_router import TaskRouter
 
 _STATISTIC: behaviour.Statistic = "log_prob"
 _LEAST_BATCH = 8
@@ -132,6 +132,9 @@ class Library:
         one at a time. Or any other router of whole tasks ranks them, such as
         `elm_jax.runs.key_routers.ByKeys()`.
 
+        A router that abstains from these texts gives none, whatever it would take
+        `otherwise`.
+
         Args:
           texts: Inputs of the task that needs an expert; no answers.
           choices: The answer choices of them all.
@@ -143,7 +146,8 @@ class Library:
 
         Returns:
           `(name, value)`, greatest first, equal ones by name; as a router ranks them,
-          with what it ranks by, and without experts for which it has nothing.
+          with what it ranks by, and without experts for which it has nothing. () where
+          the router abstains, or has nothing for any expert.
 
         Raises:
           LibraryError: There is no library, no base was given, an expert is unknown, or
@@ -163,7 +167,9 @@ class Library:
                 do="Give it to the router: routers.ByBehaviour(statistic=...)",
             )
         asked_library = self._asked_library(self._among(among))
-        return router.ranked(asked_library.question(router, texts, choices, answers))
+        question = asked_library.question(router, texts, choices, answers)
+        ranked = router.ranked(question)
+        return () if router.abstains_from(ranked) else ranked
 
     def mixture(
         self,

@@ -16,7 +16,7 @@ from elm_jax.api import rows
 from elm_jax.data import span_corruption, token_store
 from elm_jax.library import index, retrieval
 from elm_jax.runs import behaviour_scores, observed, queries, task_data
-from elm_jax.runs.strategy import TaskRouter
+from elm_jax.runs.task_router import TaskRouter
 
 Scores = Mapping[str, Sequence[np.ndarray]]
 # Of examples and names, "" for the base: what each gives to the choices.

@@ -11,7 +11,8 @@ from collections.abc import Collection
 from elm_jax import errors, fields
 from elm_jax.merging import averages
 from elm_jax.runs import queries, strategies
-from elm_jax.runs.strategy import Choice, LibraryStrategy, TaskRouter
+from elm_jax.runs.strategy import Choice, LibraryStrategy
+from elm_jax.runs.task_router import TaskRouter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

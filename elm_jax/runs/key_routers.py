@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 
 from elm_jax import fields
 from elm_jax.library import retrieval, voting
-from elm_jax.merging import averages
 from elm_jax.runs import queries
-from elm_jax.runs.strategy import Choice, Ranked, TaskRouter
+from elm_jax.runs.strategy import Choice
+from elm_jax.runs.task_router import Ranked, TaskRouter, weighed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class ByKeys(TaskRouter):
         if self.how == "nearest":
             parts = [f"by_{self.num_nearest}_nearest_keys"]
             parts += [f"by_{self.by}"] if self.by != "votes" else []
-        parts += [f"top{self.num_experts}"] if self.merges else []
+        parts += [f"top{self.num_experts}"] if self.num_experts > 1 else []
         return "_".join(parts)
 
     @property
@@ -45,20 +45,15 @@ class ByKeys(TaskRouter):
         rule = "likest by the mean of their keys"
         if self.how == "nearest":
             rule = f"with most {self.by} of the {self.num_nearest} nearest keys"
-        if self.merges:
-            return f"mean of the {self.num_experts} experts {rule}, weighted so"
-        return f"the expert {rule}"
+        if self.num_experts > 1:
+            text = f"mean of the {self.num_experts} experts {rule}, weighted so"
+            return self.noted(text)
+        return self.noted(f"the expert {rule}")
 
-    def pick(self, question: queries.Question) -> Choice:
+    def take(self, first_pairs: Ranked) -> Choice:
         """Returns the first experts, with their weights."""
-        first_pairs = self.ranked(question)[: self.num_experts]
-        first_pairs = (
-            tuple(pair for pair in first_pairs if pair[1] > 0) or first_pairs[:1]
-        )
-        names, weights = zip(*first_pairs, strict=True)
-        if len(names) == 1:
-            return Choice(names)
-        return Choice(names, averages.Weighted(weights=weights))
+        above = tuple(pair for pair in first_pairs if pair[1] > 0)
+        return weighed(above or first_pairs[:1])
 
     def ranked(self, question: queries.Question) -> Ranked:
         """Returns all experts, with their votes, similarity, or the cosine of means."""

@@ -9,7 +9,7 @@ import numpy as np
 from elm_jax import fields
 from elm_jax.routing import behaviour
 from elm_jax.runs import queries
-from elm_jax.runs.strategy import Choice, Ranked, TaskRouter
+from elm_jax.runs.task_router import Ranked, TaskRouter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,15 +32,16 @@ class ByInputLoss(TaskRouter):
     @property
     def default_name(self) -> str:
         """`by_input_loss`, and how many if they are several."""
-        return f"{self.kind}_top{self.num_experts}" if self.merges else self.kind
+        several = f"_top{self.num_experts}" if self.num_experts > 1 else ""
+        return f"{self.kind}{several}"
 
     @property
     def note(self) -> str:
         """Describes the router in a few words, for tables and reports."""
-        choice = (
-            f"mean of the {self.num_experts} experts" if self.merges else "the expert"
-        )
-        return f"{choice} with the lowest loss on inputs with missing spans, no labels"
+        number = self.num_experts
+        choice = f"mean of the {number} experts" if number > 1 else "the expert"
+        rule = "with the lowest loss on inputs with missing spans, no labels"
+        return self.noted(f"{choice} {rule}")
 
     @property
     def reads_votes(self) -> bool:
@@ -69,11 +70,6 @@ class ByInputLoss(TaskRouter):
         log_probs = np.array(masked.score_rows(names, masked.rows))[:, :, 0]
         lengths = [len(masked.dataset[row].targets) for row in masked.rows]
         return ranked(names, log_probs, lengths)
-
-    def pick(self, question: queries.Question) -> Choice:
-        """Returns the first experts; raises DataError as `ranked`."""
-        first_pairs = self.ranked(question)[: self.num_experts]
-        return Choice(tuple(name for name, _ in first_pairs))
 
 
 def ranked(

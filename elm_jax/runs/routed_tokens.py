@@ -189,7 +189,8 @@ class RoutedTokens(first_stage.TwoStages):
     def _norms_of(self, question: queries.Question) -> str:
         if self.norms != "retrieved":
             return ""
-        return (self.stage or strategies.Retrieved()).ranked(question)[0][0]
+        ranked = (self.stage or strategies.Retrieved()).ranked(question)
+        return ranked[0][0] if ranked else ""
 
     def check_experts(self, infos: Sequence[manifest.Manifest]) -> None:
         """Raises ConfigError for experts whose adapters or layer norms cannot be mixed.

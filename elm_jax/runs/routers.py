@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Collection, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from scipy import special
@@ -15,7 +15,8 @@ from elm_jax.merging import averages
 from elm_jax.merging.method import MergeMethod
 from elm_jax.routing import behaviour, halving, texts
 from elm_jax.runs import measuring, queries
-from elm_jax.runs.strategy import Choice, Ranked, TaskRouter, options_of
+from elm_jax.runs.strategy import Choice, options_of
+from elm_jax.runs.task_router import Ranked, TaskRouter, weighed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,8 @@ class ByBehaviour(TaskRouter):
       among: Only so many experts are looked at, those that `by` ranks first; 0 for
         all. Where queries ask for fewer, these.
       by: What ranks them, as for `strategies.Retrieved`.
-      abstains: Whether no expert is taken where the best one has less than `least`.
-      least: Of the statistic; `routing.abstaining` finds it by held-in tasks. With
-        `gain`, 0 says that the best answers are no less likely than under the base.
-      otherwise: What is taken then: the `base`, or the `uniform` mean of all experts.
+      least: Of the statistic. With `gain`, 0 says that the best answers are no less
+        likely than under the base.
     """
 
     kind: ClassVar[str] = "by_behaviour"
@@ -47,9 +46,6 @@ class ByBehaviour(TaskRouter):
     temperature: fields.Scale = 1.0
     among: fields.CountOrNone = 0
     by: retrieval.By = "votes"
-    abstains: bool = False
-    least: fields.Finite = 0.0
-    otherwise: Literal["base", "uniform"] = "base"
 
     def __post_init__(self) -> None:
         """Raises ConfigError for weights where the method takes none."""
@@ -67,7 +63,6 @@ class ByBehaviour(TaskRouter):
         parts += ["weighted"] if self.weigh else []
         parts += [f"of_{self.among}"] if self.among else []
         parts += [self.by] if self.by != "votes" else []
-        parts += [f"or_{self.otherwise}_below_{self.least:g}"] if self.abstains else []
         return "_".join(parts)
 
     @property
@@ -81,17 +76,7 @@ class ByBehaviour(TaskRouter):
         options = options_of(self.method) | ({"weighted": True} if self.weigh else {})
         parts += [f"{name} {value}" for name, value in options.items()]
         parts += [f"among {self.among} by {self.by}"] if self.among else []
-        parts += [f"{self.otherwise} below {self.least:g}"] if self.abstains else []
-        return ", ".join(parts)
-
-    @property
-    def merges(self) -> bool:
-        """Whether it may take several experts."""
-        return self.num_experts > 1 or self._may_take_all
-
-    @property
-    def _may_take_all(self) -> bool:
-        return self.abstains and self.otherwise == "uniform"
+        return self.noted(", ".join(parts))
 
     @property
     def needs_choices(self) -> bool:
@@ -118,10 +103,6 @@ class ByBehaviour(TaskRouter):
         """Returns all, or so many as it looks at."""
         return min(num_experts, self.among or num_experts)
 
-    def num_taken(self, num_experts: int) -> int:
-        """Returns how many it takes at most: all, where these may be taken."""
-        return num_experts if self._may_take_all else super().num_taken(num_experts)
-
     def ranked(self, question: queries.Question) -> Ranked:
         """Returns the experts that it looked at, with the statistic.
 
@@ -131,31 +112,22 @@ class ByBehaviour(TaskRouter):
         assert question.behaviour is not None  # noqa: S101 - it looks at experts
         return question.behaviour.ranked(self.statistic, self.looks_at(question))
 
-    def pick(self, question: queries.Question) -> Choice:
-        """Returns the first experts, and the method; or what is taken otherwise.
-
-        Raises:
-          DataError: As `ranked`.
-        """
-        first_pairs = self.ranked(question)[: self.num_experts]
+    def take(self, first_pairs: Ranked) -> Choice:
+        """Returns the first experts, and the method."""
         names, values = zip(*first_pairs, strict=True)
-        if self.abstains and values[0] < self.least:
-            return self._fall_back(question)
         method = self.method
         if self.weigh and len(names) > 1:
             weights = behaviour.weights(values, temperature=self.temperature)
             method = method.with_weights(weights)
         return Choice(names, method if len(names) > 1 else averages.Uniform())
 
-    def _fall_back(self, question: queries.Question) -> Choice:
-        if self.otherwise == "base":
-            return Choice(())
-        return Choice(tuple(sorted(question.experts)), averages.RunningMean())
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ByWords(TaskRouter):
     """RoE by words: each row that asks votes for the key with the likest text, by BM25.
+
+    A row that shares no word with any key has no vote. Where none has, no expert is
+    ranked: an evaluation says so, or takes the base if it `abstains`.
 
     Attributes:
       num_experts: How many are taken; of several, the mean, weighed by votes. Fewer
@@ -168,14 +140,16 @@ class ByWords(TaskRouter):
     @property
     def default_name(self) -> str:
         """`by_words`, and how many if they are several."""
-        return f"{self.kind}_top{self.num_experts}" if self.merges else self.kind
+        several = f"_top{self.num_experts}" if self.num_experts > 1 else ""
+        return f"{self.kind}{several}"
 
     @property
     def note(self) -> str:
         """Describes the router in a few words, for tables and reports."""
-        if not self.merges:
-            return "the expert whose keys' texts are likest by BM25"
-        return f"mean of the {self.num_experts} experts likest by BM25, weighted so"
+        if self.num_experts == 1:
+            return self.noted("the expert whose keys' texts are likest by BM25")
+        number = self.num_experts
+        return self.noted(f"mean of the {number} experts likest by BM25, weighted so")
 
     @property
     def reads_votes(self) -> bool:
@@ -183,15 +157,12 @@ class ByWords(TaskRouter):
         return False
 
     def ranked(self, question: queries.Question) -> Ranked:
-        """Returns the experts that have votes, with these."""
+        """Returns the experts that have votes, with these; () without shared words."""
         return texts.votes(question.key_texts(), question.query_texts())
 
-    def pick(self, question: queries.Question) -> Choice:
+    def take(self, first_pairs: Ranked) -> Choice:
         """Returns the first experts, with their weights."""
-        names, weights = zip(*self.ranked(question)[: self.num_experts], strict=True)
-        if len(names) == 1:
-            return Choice(names)
-        return Choice(names, averages.Weighted(weights=tuple(map(float, weights))))
+        return weighed(tuple((name, float(votes)) for name, votes in first_pairs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,14 +187,15 @@ class ByHalving(TaskRouter):
     def default_name(self) -> str:
         """`by_halving_from_8`, and how many if they are several."""
         label = f"{self.kind}_from_{self.first_rows}"
-        return f"{label}_top{self.num_experts}" if self.merges else label
+        return f"{label}_top{self.num_experts}" if self.num_experts > 1 else label
 
     @property
     def note(self) -> str:
         """Describes the router in a few words, for tables and reports."""
-        choice = f"mean of the {self.num_experts}" if self.merges else "the"
+        number = self.num_experts
+        choice = f"mean of the {number}" if number > 1 else "the"
         rows = f"labelled rows that ask, halved from {self.first_rows} rows"
-        return f"{choice} best on {rows}"
+        return self.noted(f"{choice} best on {rows}")
 
     @property
     def reads_votes(self) -> bool:
@@ -262,11 +234,6 @@ class ByHalving(TaskRouter):
             first_rows=self.first_rows,
         )
         return tuple(zip(halved.order, halved.shares, strict=True))
-
-    def pick(self, question: queries.Question) -> Choice:
-        """Returns the first experts."""
-        first_pairs = self.ranked(question)[: self.num_experts]
-        return Choice(tuple(name for name, _ in first_pairs))
 
 
 def _right_answers(

@@ -14,14 +14,12 @@ from elm_jax.runs import measuring as measuring_lib
 from elm_jax.runs.strategy import (
     Choice,
     LibraryStrategy,
-    Ranked,
     Strategy,
     Target,
-    TaskRouter,
     number_word,
     options_of,
-    shares,
 )
+from elm_jax.runs.task_router import Ranked, TaskRouter, shares, weighed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,9 +78,9 @@ class Retrieved(TaskRouter):
         if self == dataclasses.replace(Retrieved(), name=self.name):
             return ""
         if self.num_experts == 1:
-            return f"RoE: the expert with the greatest {self.by}"
+            return self.noted(f"RoE: the expert with the greatest {self.by}")
         number = number_word(self.num_experts)
-        return (
+        return self.noted(
             f"mean of at most {number} experts, those with most {self.by}, as weights"
         )
 
@@ -90,14 +88,9 @@ class Retrieved(TaskRouter):
         """Returns the experts that are asked for, with votes or similarity."""
         return question.result.ranked(self.by)
 
-    def pick(self, question: queries.Question) -> Choice:
+    def take(self, first_pairs: Ranked) -> Choice:
         """Returns the first experts, with their weights."""
-        first_pairs = self.ranked(question)[: self.num_experts]
-        names = tuple(name for name, _ in first_pairs)
-        if len(names) == 1:
-            return Choice(names)
-        weights = tuple(weight for _, weight in first_pairs)
-        return Choice(names, averages.Weighted(weights=weights))
+        return weighed(first_pairs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,15 +137,14 @@ class MergeTopK(TaskRouter):
         options = options_of(self.method)
         settings = ", ".join(f"{name} {value}" for name, value in options.items())
         weighting = ["weighted by them"] if self.weigh else []
-        return ", ".join(filter(None, [merge_name, settings, *weighting]))
+        return self.noted(", ".join(filter(None, [merge_name, settings, *weighting])))
 
     def ranked(self, question: queries.Question) -> Ranked:
         """Returns the experts that are asked for, with votes or similarity."""
         return question.result.ranked(self.by)
 
-    def pick(self, question: queries.Question) -> Choice:
+    def take(self, first_pairs: Ranked) -> Choice:
         """Returns the first experts, and the method."""
-        first_pairs = self.ranked(question)[: self.num_experts]
         names = tuple(name for name, _ in first_pairs)
         method = self.method
         if self.weigh:

@@ -8,7 +8,6 @@ import abc
 import dataclasses
 import hashlib
 import json
-import math
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -20,9 +19,6 @@ from elm_jax.merging.method import MergeMethod
 from elm_jax.model import config
 from elm_jax.runs import candidates, queries
 from elm_jax.runs import measuring as measuring_lib
-
-Ranked = tuple[tuple[str, float], ...]
-"""Names of experts, each with a number, the best first."""
 
 
 class Target(NamedTuple):
@@ -233,40 +229,6 @@ class LibraryStrategy(Strategy):
     @abc.abstractmethod
     def pick(self, question: queries.Question) -> Choice:
         """Returns which experts of the library it takes, and how they are merged."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskRouter(LibraryStrategy):
-    """A strategy that ranks whole experts for a task, and takes the first ones.
-
-    Attributes:
-      num_experts: How many are taken; fewer where fewer are ranked.
-    """
-
-    num_experts: fields.Count = 1
-
-    @property
-    def merges(self) -> bool:
-        """Whether it may take several experts."""
-        return self.num_experts > 1
-
-    def num_taken(self, num_experts: int) -> int:
-        """Returns how many of a library's experts it takes at most, for plans."""
-        return min(num_experts, self.num_experts)
-
-    @abc.abstractmethod
-    def ranked(self, question: queries.Question) -> Ranked:
-        """Returns experts with what ranks them, the best first.
-
-        Raises:
-          ElmError: As `pick`.
-        """
-
-
-def shares(ranked: Ranked) -> list[float]:
-    """Returns what ranks experts divided by its sum; as it is, if all is 0."""
-    total = math.fsum(number for _, number in ranked)
-    return [number / (total or 1.0) for _, number in ranked]
 
 
 def number_word(count: int) -> str:

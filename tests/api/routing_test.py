@@ -219,6 +219,15 @@ def test_the_loss_on_inputs_is_that_of_its_own_function(library):
     assert dict(ranked) == pytest.approx(dict(library.route_by_inputs(TEXTS)))
 
 
+def test_a_router_that_abstains_gives_no_expert(library):
+    by_mass = library.route(TEXTS, CHOICES, statistic="mass")
+    greatest = by_mass[0][1]
+    for least, expected in ((greatest, by_mass), (greatest + 1e-3, ())):
+        shy = routers.ByBehaviour(statistic="mass", abstains=True, least=least)
+        assert library.route(TEXTS, CHOICES, router=shy) == expected
+    assert not library.route(["qqq zzz"], CHOICES, router=routers.ByWords())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
