@@ -59,6 +59,49 @@ def test_a_model_with_only_the_chosen_experts_gives_the_same():
     np.testing.assert_allclose(few, every, **CLOSE)
 
 
+def scores_of(model, params, inputs, targets):
+    """The scores of tokens that are no padding, of each row."""
+    scores = jax.jit(lambda p: model.apply({"params": p}, inputs, targets))(params)
+    return [of_row[row != 0] for of_row, row in zip(scores, targets, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["serial", "lora"])
+def test_blocks_of_other_batches_orders_and_paddings_give_what_all_experts_give(name):
+    """Tokens of all rows share blocks, so the rest of a batch decides where each is."""
+    spec, router = KINDS[name], ByReading(top_k=2)
+    _, base, adapters = experts_of(spec, NUM_EXPERTS)
+    params = trees.join(base, mixture.stack(adapters))
+    dense = mixed_model(spec, NUM_EXPERTS, router)
+    few = mixed_model(spec, NUM_EXPERTS, router, only_chosen=True)
+    rng = np.random.default_rng(1)
+    inputs, targets = rng.integers(2, 30, (7, 6)), rng.integers(2, 30, (7, 4))
+    for place, row in enumerate(inputs):
+        row[6 - place % 4 :] = 0  # of other lengths
+    targets[::2, 3:] = 0
+    expected = scores_of(dense, params, inputs, targets)
+    order = rng.permutation(7)
+    padded = [np.pad(tokens, ((0, 0), (0, 5))) for tokens in (inputs, targets)]
+    empty = [np.pad(tokens, ((0, 3), (0, 0))) for tokens in (inputs, targets)]
+    given = {
+        "whole": (scores_of(few, params, inputs, targets), range(7)),
+        "in another order": (
+            scores_of(few, params, inputs[order], targets[order]),
+            order,
+        ),
+        "padded": (scores_of(few, params, *padded), range(7)),
+        "beside rows without a token": (scores_of(few, params, *empty), range(7)),
+        "alone": (scores_of(few, params, inputs[4:5], targets[4:5]), [4]),
+        "of three": (scores_of(few, params, inputs[2:5], targets[2:5]), [2, 3, 4]),
+    }
+    for how, (scores, places) in given.items():
+        for of_row, place in zip(scores, places, strict=False):
+            # Products of other shapes, in all layers.
+            np.testing.assert_allclose(
+                of_row, expected[place], rtol=2e-5, atol=1e-4, err_msg=how
+            )
+
+
 SPREADS = {
     "at random": np.random.default_rng(0).integers(0, 7, (40, 2)),
     "all to one expert": np.full((40, 2), 6),
