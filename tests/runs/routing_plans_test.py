@@ -88,3 +88,21 @@ def test_sixteen_experts_in_one_model_tell_operations_bytes_and_their_share(fold
     infos = [manifest.read_manifest(folder / "prompt_experts" / "expert_1")] * 296
     gates = run.strategies[-1]
     assert gates.costs(XL, infos) == line  # 16 of whatever number
+
+
+@pytest.mark.slow
+def test_two_stages_tell_the_rows_of_the_first_and_the_bytes_of_the_second(folder):
+    plan = built(evaluate.Evaluate, "route_in_stages", folder).plan()
+    first = "by_mass_top{}_weighted_weighted_of_16"
+    for number in (2, 4):
+        stage = first.format(number)
+        line = plan[f"tasks_by_first_stage_of_{stage}"]
+        told, flops, _, megabytes, *_ = numbers(line)
+        assert told == number
+        assert flops == 2 * number * OF_EXPERT
+        size = number * 2 * OF_EXPERT / 1e6  # bfloat16
+        assert megabytes == pytest.approx(size, abs=0.06)
+        gates = plan[f"tokens_by_gates_of_by_mass_top{number}_of_16_reading_sub_layer"]
+        assert numbers(gates)[1] == flops + 2 * number * PLACES * WIDTH
+    assert "16 experts and the base on 32 rows" in plan["routing"]
+    assert "hours" in plan["cost, about"] or "unknown" in plan["cost, about"]
