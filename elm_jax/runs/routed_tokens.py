@@ -50,10 +50,11 @@ class RoutedTokens(first_stage.TwoStages):
       only_chosen: Whether a token's experts without a weight are not computed: the
         same scores up to rounding, and less work where experts are many.
       norms: Whether layer norms, which lie in front of the places where there is a
-        choice, are the mean of all experts', or those of the expert with most votes
-        (`retrieved`), or of that which `first` ranks first, or weighed means
-        (`routed`): by the weights of the task or input, or for each token by the router
-        behind them, if it knows what goes into sub-layers. See `peft.mixture`.
+        choice, are the mean of all experts', also where one has all of the weight, or
+        those of the expert with most votes (`retrieved`), or of that which `first`
+        ranks first, or weighed means (`routed`): by the weights of the task or input,
+        or for each token by the router behind them, if it knows what goes into
+        sub-layers. See `peft.mixture`.
       shuffled: A control: each expert is known to the router by what another one has,
         half of all away by name, such as its gates. Of routers that know nothing, and
         of a single expert, it is refused.

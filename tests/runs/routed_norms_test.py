@@ -1,12 +1,13 @@
 """Layer norms of prompt experts as a strategy routes them."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
 from elm_jax import errors, trees
-from elm_jax.checkpoints import manifest
+from elm_jax.checkpoints import experts, manifest
 from elm_jax.evaluation import result_store
 from elm_jax.peft import expert_parts
 from elm_jax.routing import input_routers, token_routers
@@ -46,6 +47,32 @@ def test_an_expert_of_weight_1_for_the_task_has_its_own_norms(folder, number):
     weights = tuple(np.eye(2)[number].tolist())
     first_stage = routed(folder, token_routers.FirstStage(), weights=weights)
     check_is_expert(first_stage, folder, NAMES[number])
+
+
+def test_an_expert_of_weight_1_has_the_mean_of_norms_unless_these_are_its_own(
+    folder, tmp_path
+):
+    """Scales of layer norms differ by some 30 %, and nothing else does."""
+    shutil.copytree(folder / "base", tmp_path / "base")
+    params, info = experts.load_expert(folder / "experts" / "plain")
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        changed = {
+            path: np.asarray(leaf) * (1 + 0.3 * rng.normal(size=np.shape(leaf)))
+            if "_norm/" in path
+            else leaf
+            for path, leaf in trees.flatten(params).items()
+        }
+        own = {path: np.float32(leaf) for path, leaf in changed.items()}
+        info = dataclasses.replace(info, name=name, params_fingerprint="", digests={})
+        where = tmp_path / "experts" / name
+        experts.save_expert(where, trees.unflatten(own), info)
+    given = chosen(tmp_path, token_routers.Fixed(weights=(1.0, 0.0)))
+    check_is_expert(dataclasses.replace(given, norms_of="plain"), tmp_path, "plain")
+    check_is_expert(dataclasses.replace(given, routes_norms=True), tmp_path, "plain")
+    for other in (given, dataclasses.replace(given, norms_of="twice")):
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            check_is_expert(other, tmp_path, "plain")
 
 
 def test_norms_have_all_scales_and_the_gates_of_the_adapters_behind_them(folder):
