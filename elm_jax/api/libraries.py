@@ -1,5 +1,6 @@
 """A library of experts that is asked from Python."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from elm_jax.api import models, pieces, questions, rows
 from elm_jax.data import tasks, token_store
 from elm_jax.library import catalogue, index, retrieval, text_formats
 from elm_jax.peft import mixture
-from elm_jax.routing import behaviour, pooling
+from elm_jax.routing import behaviour, pooling, token_routers
 from elm_jax.runs import (
     embedders,
     loaded,
@@ -190,12 +191,13 @@ class Library:
         Args:
           router: Of tokens or inputs; see `elm_jax.routing.token_routers`.
           among: Names of the experts, such as the first ones of `route`; all by
-            default. They stand in the order of their names, also for the weights of
-            `token_routers.Fixed`.
+            default. The weights of `token_routers.Fixed` are theirs in this order, or
+            by default in the alphabetical one.
           record_settings: Of what `elm_library` recorded in the library's folder
             `routing`, for routers that need it.
           only_chosen: Whether a token's experts without a weight are not computed.
-          norms_of: The expert whose layer norms are taken; "" for the mean of all.
+          norms_of: The expert whose layer norms are taken; "" for the mean of all, also
+            where one has all of the weight.
           routes_norms: Whether these are weighed instead, as `peft.mixture` does it.
           options: Those of `elm_jax.Model`, such as `max_tokens`.
 
@@ -208,7 +210,13 @@ class Library:
           CheckpointError: An expert is damaged, or does not fit the base.
           FingerprintError: An expert is of another base or vocabulary.
         """
-        names = sorted(self._among(among))
+        named = sorted(self._among(None)) if among is None else self._among(among)
+        names = sorted(named)
+        is_fixed = isinstance(router, token_routers.Fixed)
+        if is_fixed and len(router.weights) == len(named):
+            by_name = dict(zip(named, router.weights, strict=True))
+            weights = tuple(by_name[name] for name in names)
+            router = dataclasses.replace(router, weights=weights)
         candidate = routed_candidate.RoutedCandidate(
             "mixture",
             tuple(map(self._catalogue.checked_dir, names)),

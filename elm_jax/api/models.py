@@ -93,7 +93,12 @@ class Model:
     def score_all(
         self, texts: Sequence[str], choices: Sequence[Sequence[str]]
     ) -> list[np.ndarray]:
-        """Returns the log-probabilities of each text's choices; see `score`."""
+        """Returns the log-probabilities of each text's choices; see `score`.
+
+        Raises:
+          ConfigError: There are not as many lists of choices as texts.
+        """
+        rows.check_numbers(texts, choices, "lists of choices")
         scored_rows = [
             {"inputs": text, "targets": next(iter(some), ""), "choices": [*some]}
             for text, some in zip(texts, choices, strict=True)

@@ -104,6 +104,8 @@ class Asked(NamedTuple):
     def _dataset(
         self, texts: Sequence[str], choices: Sequence[str], answers: Sequence[str]
     ) -> token_store.TokenizedDataset:
+        if answers:
+            rows.check_numbers(texts, answers, "answers")
         targets = answers or [next(iter(choices), "-")] * len(texts)
         examples = [
             {"inputs": text, "targets": target}

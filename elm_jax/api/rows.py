@@ -70,6 +70,16 @@ def _problem(row: Any) -> str:
     return f"{odd[0]!r:.100}, which is no text" if odd else ""
 
 
+def check_numbers(texts: Sequence[str], others: Sequence[Any], what: str) -> None:
+    """Raises ConfigError unless there is one of others for each text."""
+    if len(texts) != len(others):
+        raise errors.ConfigError(
+            found=f"{len(texts)} texts, and {len(others)} {what}",
+            expected="one for each text",
+            do=f"Give as many {what} as texts",
+        )
+
+
 def tokenize(
     rows: Iterable[Row], pieces: vocabulary.SentencePiece, *, has_choices: bool
 ) -> list[token_store.Example]:

@@ -107,9 +107,10 @@ class RoutedCandidate(candidates.Candidate):
 
         Raises:
           CheckpointError: An expert does not fit the base's shape.
-          ConfigError: The experts are not alike, or have no adapters to mix; one is to
-            be shuffled; `norms_of` is none of them; or their layer norms are to be
-            routed and they have none, or the router does not know how.
+          ConfigError: The experts are not alike, or have no adapters to mix; there are
+            no weights of a first stage; one is to be shuffled; `norms_of` is none of
+            them; or their layer norms are to be routed and they have none, or the
+            router does not know how.
           FingerprintError: An expert belongs to another base.
           LibraryError: The router needs records that are not there.
         """
@@ -123,6 +124,7 @@ class RoutedCandidate(candidates.Candidate):
             )
         for info in infos:
             expert_checks.check_has_adapters(info)
+        self._check_weights()
         experts = [loaded.Expert.load(folder) for folder in self.folders]
         for expert in experts:
             base.check_fits(expert)
@@ -154,6 +156,18 @@ class RoutedCandidate(candidates.Candidate):
         whole = trees.replace(whole, trees.unflatten(router))
         plain = [f"{norm}/scale" for norm in norms]  # which no part of the model reads
         return trees.select(whole, plain)[1], mixed_spec
+
+    def _check_weights(self) -> None:
+        """Raises ConfigError where weights of a first stage are lacking."""
+        by_first_stage = isinstance(self.router, token_routers.FirstStage)
+        if by_first_stage and len(self.weights) != len(self.folders):
+            raise errors.ConfigError(
+                found=f"{self.router} with {len(self.weights)} weights of a first stage"
+                f" for {len(self.folders)} experts",
+                expected="one for each, as routed_tokens.RoutedTokens.first gives them",
+                do="Take token_routers.Fixed(weights=...) instead, such as with the"
+                " softmax of what Library.route gives",
+            )
 
     def _check_norms(self, stacked: Collection[str], routed: Collection[str]) -> None:
         """Raises ConfigError for layer norms that these experts do not have.

@@ -33,6 +33,10 @@ ROUTERS = {
     "logo": input_routers.Logo(top_k=1),
     "random": token_routers.Random(),
 }
+OTHERS = {
+    "first": token_routers.Fixed(weights=(1.0, 0.0)),
+    "first_stage": token_routers.FirstStage(),
+}
 TEXTS = [row[0] for row in scored.ROWS["plain"]]
 CHOICES = ("yes", "no")
 
@@ -89,7 +93,7 @@ def mixed(folder, name, **options):
     base = elm_jax.Base.load(folder / "base")
     opened = elm_jax.Library(folder / "library", base, vocabulary=scored.MODEL)
     arguments = {"record_settings": routed.SETTINGS, "max_tokens": 8, **options}
-    return opened.mixture(ROUTERS[name], **arguments)
+    return opened.mixture((ROUTERS | OTHERS)[name], **arguments)
 
 
 def stored_arrays(folder, name, task):
@@ -125,9 +129,22 @@ def test_one_expert_in_a_mixture_is_that_expert_and_their_order_counts_for_nothi
     single = mixed(folder, "arrow", among=["twice"])
     for a, b in zip(single.score_all(*pairs), alone.score_all(*pairs), strict=True):
         np.testing.assert_array_equal(a, b)
-    both = mixed(folder, "fixed", among=["twice", "plain"])
+    both = mixed(folder, "arrow", among=["twice", "plain"])
     assert both.candidate.manifests[0].name == "plain"
     assert "plain, twice" in repr(both)
+
+
+@pytest.mark.parametrize("among", [None, NAMES, NAMES[::-1]])
+def test_fixed_weights_are_those_of_the_experts_as_they_are_named(folder, among):
+    first = (among or NAMES)[0]
+    model = mixed(folder, "first", among=among, norms_of=first)
+    assert [info.name for info in model.candidate.manifests] == [*NAMES]
+    base = elm_jax.Base.load(folder / "base")
+    expert = elm_jax.Expert.load(folder / "experts" / first)
+    alone = elm_jax.Model(base, expert, vocabulary=scored.MODEL)
+    np.testing.assert_allclose(
+        model.score(TEXTS[0], CHOICES), alone.score(TEXTS[0], CHOICES), rtol=1e-5
+    )  # sums of float32
 
 
 def test_norms_of_even_weights_are_averaged_ones(folder):
@@ -153,6 +170,10 @@ def test_mixtures_that_cannot_be_are_refused(folder):
     other = dataclasses.replace(routed.SETTINGS, gate_steps=4)
     with pytest.raises(errors.LibraryError, match="no record"):
         mixed(folder, "gates", record_settings=other)
+    with pytest.raises(errors.ConfigError, match="8 texts, and 1 lists of choices"):
+        mixed(folder, "arrow").score_all(TEXTS, [CHOICES])
+    with pytest.raises(errors.ConfigError, match=r"0 weights .* for 2 experts"):
+        mixed(folder, "first_stage")
     with pytest.raises(errors.LibraryError, match="without its base"):
         elm_jax.Library(folder / "library").mixture(ROUTERS["arrow"])
 
@@ -225,7 +246,6 @@ def test_a_router_that_abstains_gives_no_expert(library):
     for least, expected in ((greatest, by_mass), (greatest + 1e-3, ())):
         shy = routers.ByBehaviour(statistic="mass", abstains=True, least=least)
         assert library.route(TEXTS, CHOICES, router=shy) == expected
-    assert not library.route(["qqq zzz"], CHOICES, router=routers.ByWords())
 
 
 @pytest.mark.parametrize(
@@ -236,6 +256,7 @@ def test_a_router_that_abstains_gives_no_expert(library):
         ({"router": routers.ByBehaviour(), "choices": ()}, "without choices"),
         ({"router": routers.ByBehaviour(statistic="mass"), "choices": ()}, "choices"),
         ({"router": routers.ByHalving(), "answers": ["maybe"] * 8}, "choices"),
+        ({"router": routers.ByHalving(), "answers": ["yes"]}, "8 texts, and 1 answers"),
     ],
 )
 def test_routers_that_lack_something_are_refused(library, options, message):
