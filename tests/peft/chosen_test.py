@@ -83,7 +83,7 @@ def test_blocks_of_other_batches_orders_and_paddings_give_what_all_experts_give(
     order = rng.permutation(7)
     padded = [np.pad(tokens, ((0, 0), (0, 5))) for tokens in (inputs, targets)]
     empty = [np.pad(tokens, ((0, 3), (0, 0))) for tokens in (inputs, targets)]
-    given = {
+    runs = {
         "whole": (scores_of(few, params, inputs, targets), range(7)),
         "in another order": (
             scores_of(few, params, inputs[order], targets[order]),
@@ -94,7 +94,7 @@ def test_blocks_of_other_batches_orders_and_paddings_give_what_all_experts_give(
         "alone": (scores_of(few, params, inputs[4:5], targets[4:5]), [4]),
         "of three": (scores_of(few, params, inputs[2:5], targets[2:5]), [2, 3, 4]),
     }
-    for how, (scores, places) in given.items():
+    for how, (scores, places) in runs.items():
         for of_row, place in zip(scores, places, strict=False):
             # Products of other shapes, in all layers.
             np.testing.assert_allclose(

@@ -63,14 +63,14 @@ def test_an_expert_of_weight_1_has_the_mean_of_norms_unless_these_are_its_own(
             else leaf
             for path, leaf in trees.flatten(params).items()
         }
-        own = {path: np.float32(leaf) for path, leaf in changed.items()}
+        float32 = {path: np.float32(leaf) for path, leaf in changed.items()}
         info = dataclasses.replace(info, name=name, params_fingerprint="", digests={})
         where = tmp_path / "experts" / name
-        experts.save_expert(where, trees.unflatten(own), info)
-    given = chosen(tmp_path, token_routers.Fixed(weights=(1.0, 0.0)))
-    check_is_expert(dataclasses.replace(given, norms_of="plain"), tmp_path, "plain")
-    check_is_expert(dataclasses.replace(given, routes_norms=True), tmp_path, "plain")
-    for other in (given, dataclasses.replace(given, norms_of="twice")):
+        experts.save_expert(where, trees.unflatten(float32), info)
+    averaged = chosen(tmp_path, token_routers.Fixed(weights=(1.0, 0.0)))
+    check_is_expert(dataclasses.replace(averaged, norms_of="plain"), tmp_path, "plain")
+    check_is_expert(dataclasses.replace(averaged, routes_norms=True), tmp_path, "plain")
+    for other in (averaged, dataclasses.replace(averaged, norms_of="twice")):
         with pytest.raises(AssertionError, match="Not equal to tolerance"):
             check_is_expert(other, tmp_path, "plain")
 

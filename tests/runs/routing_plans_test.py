@@ -97,8 +97,8 @@ def test_two_stages_tell_the_rows_of_the_first_and_the_bytes_of_the_second(folde
     for number in (2, 4):
         stage = first.format(number)
         line = plan[f"tasks_by_first_stage_of_{stage}"]
-        told, flops, _, megabytes, *_ = numbers(line)
-        assert told == number
+        count, flops, _, megabytes, *_ = numbers(line)
+        assert count == number
         assert flops == 2 * number * OF_EXPERT
         size = number * 2 * OF_EXPERT / 1e6  # bfloat16
         assert megabytes == pytest.approx(size, abs=0.06)

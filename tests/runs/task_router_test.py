@@ -44,15 +44,15 @@ def question(tmp_path, monkeypatch):
         LOG_PROBS, ones.astype(int), ones.astype(bool), LOG_PROBS[0]
     )
     measured = observed.Behaviour(("a", "b", "c"), scores)
-    asked = toy.question(tmp_path)._replace(opened=ONE, vectors=QUERIES)
-    return asked._replace(behaviour=measured)
+    with_keys = toy.question(tmp_path)._replace(opened=ONE, vectors=QUERIES)
+    return with_keys._replace(behaviour=measured)
 
 
 @pytest.mark.parametrize("router", ROUTERS, ids=lambda router: router.label)
 def test_the_base_or_the_mean_of_all_is_taken_below_the_least_value(router, question):
-    taken, value = router.pick(question), router.ranked(question)[0][1]
+    choice, value = router.pick(question), router.ranked(question)[0][1]
     at = dataclasses.replace(router, abstains=True, least=float(value))
-    assert at.pick(question) == taken  # so much is enough
+    assert at.pick(question) == choice  # so much is enough
     shy = dataclasses.replace(at, least=float(value) + 1e-3)
     assert shy.pick(question).experts == ()
     assert not shy.merges or router.merges
@@ -72,7 +72,7 @@ def test_names_notes_and_settings_tell_that_it_abstains(router):
     assert dataclasses.replace(shy, name="shy").label == "shy"
     assert shy.note.endswith("base below 0.25")
     assert even.note.endswith("uniform below 0.25")
-    assert len({one.settings for one in (router, shy, even)}) == 3
+    assert len({each.settings for each in (router, shy, even)}) == 3
     several = f"top{router.num_experts}" if router.num_experts > 1 else "top"
     assert even.label.count("top") == router.label.count(several)
 
@@ -88,8 +88,8 @@ def test_a_router_that_ranks_no_expert_says_so_or_takes_the_base(
     assert shy.pick(question).experts == ()
     even = dataclasses.replace(shy, otherwise="uniform")
     mixed = routed_tokens.RoutedTokens(first=even, norms="retrieved")
-    asked = question._replace(library_dir=tmp_path)
-    candidate = mixed.choose(strategy.Target("task", tmp_path.joinpath, asked))
+    with_keys = question._replace(library_dir=tmp_path)
+    candidate = mixed.choose(strategy.Target("task", tmp_path.joinpath, with_keys))
     assert isinstance(candidate, routed_candidate.RoutedCandidate)
     assert len(candidate.folders) == 3
     assert not candidate.norms_of  # nor is there a first one
