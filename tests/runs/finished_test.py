@@ -191,7 +191,7 @@ RESULTS = {
     ),
     merge.Merge: (
         {
-            "experts": ("{MODEL_DIR}/imported/lora",) * 2,
+            "experts": ("{MODEL_DIR}/imported/lora",),
             "expert_name": "mine",
             "method": averages.Weighted(weights=(3.0,)),
             "data": scored.make_data(),
