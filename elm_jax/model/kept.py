@@ -104,7 +104,7 @@ def _trace(
 
     jaxpr = jax.make_jaxpr(backward)(trains, stays, batch, rng).jaxpr
     arguments = {*jaxpr.invars, *jaxpr.constvars}
-    values = {
+    values: dict[Any, Any] = {  # shaped arrays, which their type does not say
         value: value.aval
         for value in jaxpr.outvars
         if not hasattr(value, "val") and value not in arguments

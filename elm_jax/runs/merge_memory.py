@@ -9,7 +9,15 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.checkpoints import leaf_parts
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import aligning, averages, closed_form, deltas, task_arithmetic
+from elm_jax.merging import (
+    aligning,
+    averages,
+    closed_form,
+    deltas,
+    singular,
+    spectral,
+    task_arithmetic,
+)
 from elm_jax.merging.method import MergeMethod
 from elm_jax.model import reads
 from elm_jax.peft import effects
@@ -102,7 +110,7 @@ def _of_changes(method: MergeMethod, like: Leaf, step: int, num_experts: int) ->
     """Returns the bytes of what experts change in a step, and of what is made of it.
 
     Closed forms put matrices beside each other, twice: two squares of either side, and
-    three as large as the matrix.
+    three as large as the matrix. LAPACK takes memory of its own to decompose one.
     """
     layer = step * math.prod(like.shape[1:])
     numbers = _CHANGED * layer
@@ -111,7 +119,25 @@ def _of_changes(method: MergeMethod, like: Leaf, step: int, num_experts: int) ->
     if isinstance(method, closed_form.InterferenceMethod) and len(like.shape) > 1:
         rows, columns = like.shape[-2:]
         numbers += 2 * (2 * rows**2 + 2 * columns**2 + 3 * rows * columns)
+    if len(like.shape) > 2:  # noqa: PLR2004 - matrices
+        rows, columns = like.shape[-2:]
+        if isinstance(method, spectral.MatrixMethod):
+            numbers += _decomposed(rows, columns)
+        elif isinstance(method, deltas.DeltaMethod) and method.holds_cores:
+            numbers += _decomposed(num_experts * rows, columns)
     return numbers * _FLOAT64_BYTES
+
+
+def _decomposed(rows: int, columns: int) -> int:
+    """Returns how many numbers LAPACK holds to decompose a matrix: bounds.
+
+    Of a long one its square is decomposed. Of others there are a copy, both vectors and
+    what `gesdd` works in, which newer NumPy counts among what Python holds.
+    """
+    least = min(rows, columns)
+    if max(rows, columns) >= singular.LONG * least:
+        return 5 * least**2
+    return 5 * least**2 + 2 * rows * columns
 
 
 def _of_place(

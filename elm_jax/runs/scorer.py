@@ -255,8 +255,9 @@ class _Programs(NamedTuple):
 
 
 # Scorers of equal models share what is compiled: a hundred experts of one kind, each
-# with a scorer of its own, are scored by one program.
-@functools.lru_cache(maxsize=8)
+# with a scorer of its own, are scored by one program. Tables of two stages ask for some
+# twenty in turn, task after task.
+@functools.lru_cache(maxsize=64)
 def _programs(
     model: t5.T5,
     adapter: adapters.AnySpec | None,
@@ -270,7 +271,7 @@ def _programs(
     )
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _trace_fn(model: t5.T5, adapter: adapters.AnySpec) -> routing_traces.TraceFn:
     trace = routing_traces.make_trace_fn(model)
     return input_routers.weighing_first(trace, model, adapter)
