@@ -15,7 +15,7 @@ from elm_jax.runs import convert_experts, expert_checks, loaded, train
 from tests.runs import scored
 from tests.runs.training import fleets
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]  # a claim of bits
 
 
 def save_as_int8(source, to):
