@@ -48,8 +48,8 @@ class Report(Run):
       merged_expert: The merge that is to solve them.
       merged_parts: The experts in it.
       metric: The metric that is shown of ranked tasks.
-      judged_by: The strategy that is compared with the multitask model, chosen before
-        the results are known; "" for the first one that chooses an expert by task.
+      judged_by: The strategy that is compared with the multitask model, named before
+        results are known; "" for `retrieved`, or the only one that chooses by task.
       split: The split that is reported.
       selection_split: Where the best single expert is chosen.
       base_fingerprint: The base whose rows are reported, where a result file has rows
@@ -282,7 +282,7 @@ class Report(Run):
     def _judged(self, reported: ComparableRows) -> report_claims.Judged:
         unseen = self._rows(reported, self._expand(self.unseen_tasks))
         return report_claims.Judged(
-            strategy=self.judged_by or report_claims.first_choosing(unseen),
+            strategy=self.judged_by or report_claims.judged_by_default(unseen),
             merged=self.merged_expert,
             parts=self.merged_parts,
         )

@@ -9,6 +9,7 @@ from elm_jax.runs.comparable_rows import ComparableRows
 from elm_jax.runs.report_ways import Ways
 
 _EXPERTS, _MERGING = "experts against the multitask model", "merging"
+_RETRIEVED = "retrieved"  # the paper's strategy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,19 +59,29 @@ def silent(
     yield from report_rows.lacking_claims(called_for, with_rows)
 
 
-def first_choosing(rows: Sequence[results.ResultRow]) -> str:
-    """Returns the first strategy that chose one expert for each task; words for none.
+def judged_by_default(rows: Sequence[results.ResultRow]) -> str:
+    """Returns the strategy that is judged where nobody has named one.
+
+    It is the paper's, or the only one that chose one expert for each task. It depends
+    on no score, and on no order of the rows.
 
     Args:
       rows: The rows of unseen tasks.
+
+    Returns:
+      The strategy's name; words for what is lacking, where there is none or several.
     """
     columns = row_columns.of(rows)
     of_strategies = columns.take(row_columns.roles(columns).are("strategy".__eq__))
     choosing: dict[str, bool] = {}
     for row in of_strategies:
         choosing[row.expert] = choosing.get(row.expert, True) and row.is_choice
-    names = (name for name, chooses in choosing.items() if chooses)
-    return next(names, "a strategy that chooses one expert for each task")
+    names = sorted(name for name, chooses in choosing.items() if chooses)
+    if _RETRIEVED in names:
+        return _RETRIEVED
+    if len(names) > 1:
+        return f"judged_by, which names one of {report_rows.listed(names)}"
+    return names[0] if names else "a strategy that chooses one expert for each task"
 
 
 def of_experts(judged: Judged, ways: Ways) -> Iterator[results.Claim]:

@@ -190,8 +190,9 @@ class RoutedTokens(first_stage.TwoStages):
     def _norms_of(self, question: queries.Question) -> str:
         if self.norms != "retrieved":
             return ""
-        ranked = (self.stage or strategies.Retrieved()).ranked(question)
-        return ranked[0][0] if ranked else ""
+        stage = self.stage or strategies.Retrieved()
+        ranked = stage.ranked(question)
+        return "" if not ranked or stage.abstains_from(ranked) else ranked[0][0]
 
     def check_experts(self, infos: Sequence[manifest.Manifest]) -> None:
         """Raises ConfigError for experts whose adapters or layer norms cannot be mixed.

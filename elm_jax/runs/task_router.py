@@ -22,7 +22,8 @@ class TaskRouter(LibraryStrategy):
       num_experts: How many are taken; fewer where fewer are ranked.
       abstains: Whether no expert is taken where the best one has less than `least`, or
         none is ranked.
-      least: Of what ranks experts; `routing.abstaining` finds it by held-in tasks.
+      least: Of what ranks experts; `routing.abstaining` finds it by held-in tasks. 0 is
+        more than any log-probability has, and less than any vote.
       otherwise: What is taken then: the `base`, or the `uniform` mean of all experts.
     """
 

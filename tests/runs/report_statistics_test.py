@@ -204,16 +204,34 @@ def test_a_strategy_that_asked_a_library_of_each_seed_is_one_way(tmp_path):
     assert "undecided." in claim
 
 
-def test_the_first_strategy_that_chooses_is_judged_unless_another_is_named(tmp_path):
+def record_strategies(folder, *names):
     rng = np.random.default_rng(4)
-    record(tmp_path, "multitask", 0.5, rng, kind="multitask")
-    for name, chosen in (("pooled", "other"), ("nearest", "nearest"), ("last", "last")):
+    record(folder, "multitask", 0.5, rng, kind="multitask")
+    for name in names:
+        chosen = "other" if name == "pooled" else name
         facts = {"strategy": name, "experts": {"e": chosen}}
-        record(tmp_path, name, 0.5, rng, kind="strategy", **facts)
+        record(folder, name, 0.5, rng, kind="strategy", **facts)
+
+
+def test_the_only_strategy_that_chooses_is_judged(tmp_path):
+    record_strategies(tmp_path, "pooled", "nearest")
     assert "; judged by nearest." in run(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("nearest", "retrieved"), ("retrieved", "nearest")])
+def test_of_several_that_choose_the_papers_is_judged_whatever_comes_first(
+    tmp_path, names
+):
+    record_strategies(tmp_path, *names)
+    assert "; judged by retrieved." in run(tmp_path)
+
+
+def test_of_several_others_that_choose_none_is_judged_unless_it_is_named(tmp_path):
+    record_strategies(tmp_path, "last", "nearest")
+    no_claim = "No claim about experts against the multitask model: no rows of"
+    assert f"{no_claim} judged_by, which names one of last, nearest" in run(tmp_path)
     assert "; judged by last." in run(tmp_path, judged_by="last")
-    text = run(tmp_path, judged_by="lost")
-    assert "No claim about experts against the multitask model: no rows of lost" in text
+    assert f"{no_claim} lost" in run(tmp_path, judged_by="lost")
 
 
 def test_a_merge_is_held_against_its_parts_of_the_same_seed(tmp_path):
