@@ -50,6 +50,7 @@ class AlignedAverage(MergeMethod):
     reference: ClassVar[str] = (
         "Ainsworth et al. 2023, arXiv:2209.04836; He et al. 2023, arXiv:2308.15982"
     )
+    only_ratios: ClassVar[bool] = True
     knows_adapters: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
 

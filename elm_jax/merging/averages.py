@@ -64,6 +64,7 @@ class Weighted(MergeMethod):
     reference: ClassVar[str] = (
         "Matena and Raffel 2022, arXiv:2111.09832 (isotropic merging)"
     )
+    only_ratios: ClassVar[bool] = True
     shows_not_finite: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
 

@@ -44,6 +44,11 @@ class InterferenceMethod(MatrixMethod):
         super().__post_init__()
         averages.Weighted(weights=self.weights)
 
+    @property
+    def only_ratios(self) -> bool:
+        """True: weights tell how much experts count."""
+        return True
+
     def _is_sum(self, layer: Layer) -> bool:
         del layer
         return False

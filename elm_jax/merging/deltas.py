@@ -188,6 +188,11 @@ class DeltaMethod(MergeMethod):
         return "core"
 
     @property
+    def only_ratios(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - of the class in other methods
+        """Whether weights are no factors."""
+        return not self._has_factors
+
+    @property
     def _has_factors(self) -> bool:
         """Whether weights are factors; else only their ratios count."""
         return True

@@ -34,6 +34,11 @@ class ModelStock(DeltaMethod):
     num_copies: ClassVar[int] = 2
     reference: ClassVar[str] = "Jang et al. 2024, arXiv:2403.19522"
 
+    @property
+    def only_ratios(self) -> bool:
+        """True: it is a mean that is drawn."""
+        return True
+
     def _is_sum(self, layer: Layer) -> bool:
         del layer
         return False
@@ -88,6 +93,7 @@ class Slerp(MergeMethod):
     breaks: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"sign": "it merges parameters, whatever the base is"}
     )
+    only_ratios: ClassVar[bool] = True
     weights: tuple[fields.NotNegative, ...] = ()
 
     @property

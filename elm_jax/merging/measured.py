@@ -62,6 +62,7 @@ class StatisticsMethod(MergeByStatistics):
     """
 
     knows_adapters: ClassVar[bool] = True
+    only_ratios: ClassVar[bool] = True
     weights: tuple[fields.Finite, ...] = ()
     align: bool = True
 

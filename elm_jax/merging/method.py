@@ -99,6 +99,8 @@ class MergeMethod(abc.ABC):
     """Which of the statistics that programs can measure this is; "" for another."""
     knows_adapters: ClassVar[bool] = False
     """Whether it has to be told of adapters also where it needs no base."""
+    only_ratios: ClassVar[bool] = False
+    """Whether only the ratios of weights count, as in an average."""
     shows_not_finite: ClassVar[bool] = False
     """Whether a number that is not finite always shows in its result, which it checks;
     of other methods it is looked for in what they are given."""
@@ -260,9 +262,8 @@ class MergeMethod(abc.ABC):
         weights: Sequence[float] = getattr(self, "weights", ())
         if not weights or list(places) == list(range(len(weights))):
             return self
-        return dataclasses.replace(
-            self, **{"weights": tuple(weights[place] for place in places)}
-        )
+        chosen = tuple(weights[place] for place in places)
+        return dataclasses.replace(self, **{"weights": chosen})
 
     def _used(
         self, experts: Sequence[Params], beside: Beside, marks: Sequence[str]

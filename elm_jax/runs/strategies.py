@@ -101,7 +101,8 @@ class MergeTopK(TaskRouter):
       num_experts: How many; fewer where fewer are asked for.
       method: How they are merged.
       by: What ranks them, as for `Retrieved`.
-      weigh: Whether the method is given weights: what ranks them, divided by its sum.
+      weigh: Whether the method is given weights: what ranks them, divided by its sum
+        where not only ratios count.
       measuring: On which rows of its own tasks each expert is measured, for a method
         that needs statistics, such as `@regression.RegMean()`.
     """
@@ -148,12 +149,16 @@ class MergeTopK(TaskRouter):
         names = tuple(name for name, _ in first_pairs)
         method = self.method
         if self.weigh:
-            method = method.with_weights(shares(first_pairs))
+            weights = [number for _, number in first_pairs]
+            if not method.only_ratios:
+                weights = shares(first_pairs)
+            method = method.with_weights(weights)
         return Choice(names, method, self.measuring)
 
     def _told_options(self) -> dict[str, Any]:
-        # Not as where weights were the votes themselves: rows of both are not mixed.
-        return super()._told_options() | ({"weights": "shares"} if self.weigh else {})
+        # Not as where sums had the votes themselves: rows of both are not mixed.
+        has_shares = self.weigh and not self.method.only_ratios
+        return super()._told_options() | ({"weights": "shares"} if has_shares else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,33 @@ def test_every_method_keeps_every_law_for_every_kind_or_says_why_not(name, kind)
     assert not broken
 
 
+WITH_WEIGHTS = [name for name in methods.METHODS if has(name, "weights")]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in WITH_WEIGHTS),
+        ("ties", {"combine": "normalised"}),
+        ("della", {"combine": "sum"}),
+    ],
+    ids=str,
+)
+def test_more_of_all_weights_changes_nothing_of_just_the_methods_that_say_so(
+    name, options
+):
+    is_equal = []
+    for kind in kinds.SHAPES:
+        for sample in (sample_for(name, kind), sample_for(name, kind).only(1)):
+            weights = np.arange(1, len(sample.experts) + 1) / 7
+            merged, more = (
+                does(merge(name, sample, weights=tuple(w), **options), sample)
+                for w in (weights, 5 * weights)
+            )
+            is_equal.append(near(more, merged))
+    assert all(is_equal) == methods.of(name, **options).only_ratios
+
+
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_a_method_breaks_the_laws_that_it_says_it_breaks(name):
     for law in methods.METHODS[name].breaks:

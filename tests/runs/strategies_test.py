@@ -11,7 +11,13 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest
-from elm_jax.merging import averages, noise, task_arithmetic
+from elm_jax.merging import (
+    aligning,
+    averages,
+    elementwise,
+    noise,
+    task_arithmetic,
+)
 from elm_jax.runs import (
     candidates,
     loaded,
@@ -104,17 +110,36 @@ def test_names_of_strategies_that_cannot_be_are_refused(entries, message):
         strategies.of(entries)
 
 
-def test_rows_whose_weights_were_the_votes_themselves_are_of_other_settings():
-    weighed = strategies.MergeTopK(method=averages.Weighted(), weigh=True)
+@pytest.mark.parametrize(
+    ("method", "is_same"),
+    [
+        (averages.Weighted(), True),
+        (aligning.AlignedAverage(), True),
+        (elementwise.Della(), True),
+        (task_arithmetic.TaskArithmetic(), False),
+        (elementwise.Ties(), False),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_rows_of_sums_whose_weights_were_the_votes_themselves_are_of_other_settings(
+    method, is_same
+):
+    weighed = strategies.MergeTopK(method=method, weigh=True)
     options = {
-        "method": ["Weighted", {}],
+        "method": [type(method).__name__, {}],
         "weigh": True,
     }  # as they were told until then
     text = json.dumps(options, sort_keys=True).encode()
-    assert weighed.settings != hashlib.sha256(text).hexdigest()[:8]
+    assert (weighed.settings == hashlib.sha256(text).hexdigest()[:8]) == is_same
     plain = dataclasses.replace(weighed, weigh=False)
-    text = json.dumps({"method": ["Weighted", {}]}).encode()
+    text = json.dumps({"method": options["method"]}).encode()
     assert plain.settings == hashlib.sha256(text).hexdigest()[:8]
+
+
+def test_averages_keep_the_votes_as_weights_so_that_their_rows_stay_scored(tmp_path):
+    strategy = strategies.MergeTopK(method=averages.Weighted(), weigh=True)
+    picked = strategy.pick(toy.question(tmp_path))
+    assert picked.method == averages.Weighted(weights=(2.0, 2.0, 1.0))
 
 
 @pytest.mark.parametrize("num_votes", [1, 32])
