@@ -48,6 +48,15 @@ def firsts(texts: Sequence[str]) -> np.ndarray:
     return places[numbers].astype(np.int32)
 
 
+def are_equal_among(texts: Sequence[str]) -> bool:
+    """Returns whether two choices or more are one answer.
+
+    >>> are_equal_among(["yes", "no"]), are_equal_among(["yes", "no", "no "])
+    (False, True)
+    """
+    return len({*number(texts).tolist()}) < len(texts)
+
+
 def are_any_apart(row: Choices) -> bool:
     """Returns whether choices differ, so that a model's scores of them can differ."""
     return len({choice.tobytes() for choice in row.choices}) > 1

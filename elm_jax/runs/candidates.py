@@ -66,7 +66,7 @@ class Candidate:
         if self.method != averages.Uniform():
             made_of = [parts, self.method.recipe()]
             if self.source is not None:
-                made_of.append(self.source.recipe(self.manifests))
+                made_of.append(self.source.recipe(self.method, self.manifests))
             text = json.dumps(made_of, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

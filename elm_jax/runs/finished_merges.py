@@ -74,7 +74,7 @@ def is_there(folder: pathlib.Path, request: Asked) -> bool:
     )
     if search is not None and request.data is not None:
         parts = search_rows.open_rows(search.rows, request.data)
-        rows = {"rows": searched_recipes.rows_as_json(parts)}
+        rows = {"rows": searched_recipes.rows_as_json(search, parts)}
         recipes.check_same(subject, {"rows": searched["rows"]}, rows, do=_DO)
     return True
 

@@ -14,6 +14,7 @@ from elm_jax.checkpoints import manifest, tensors
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.data import token_store
 from elm_jax.disk import sealed_arrays
+from elm_jax.evaluation import answers
 from elm_jax.merging import aligning
 from elm_jax.merging.method import MergeMethod, Statistics
 from elm_jax.peft import effects
@@ -90,8 +91,13 @@ class Source(NamedTuple):
     folder: pathlib.Path
     base_model: Mapping[str, Any] | None = None
 
-    def recipe(self, infos: Sequence[manifest.Manifest]) -> dict[str, Any]:
+    def recipe(
+        self, method: MergeMethod, infos: Sequence[manifest.Manifest]
+    ) -> dict[str, Any]:
         """Returns the settings that decide the statistics of experts, for manifests.
+
+        Where rows have choices of one text, Fisher information is not what it was
+        before these counted once, and the recipe tells it. Other recipes are as before.
 
         Raises:
           ConfigError: An expert does not tell its tasks.
@@ -100,7 +106,10 @@ class Source(NamedTuple):
         tasks = sorted({task for info in infos for task in _tasks(info)})
         rows = {t: self.open_split(t, self.settings.split).fingerprint for t in tasks}
         model = {} if self.base_model is None else {"base_model": {**self.base_model}}
-        return self.settings.recipe() | {"tasks": rows} | model
+        choices = {}
+        if method.measures == "fisher" and any(map(self._reads_equal_choices, infos)):
+            choices = {"choices": "by text"}
+        return self.settings.recipe() | {"tasks": rows} | choices | model
 
     def measure(
         self, method: MergeMethod, experts: Sequence[loaded.Expert], base: loaded.Base
@@ -206,6 +215,9 @@ class Source(NamedTuple):
         count, seed = self.settings.num_positions, self.settings.random_seed
         return measured_sums.hidden(measured, names, count, seed) if names else {}
 
+    def _reads_equal_choices(self, info: manifest.Manifest) -> bool:
+        return any(part.has_equal_choices for part in self._rows(info, 1))
+
     def _rows(self, info: manifest.Manifest, num_sharing: int) -> list["_Rows"]:
         """Returns the rows of an expert's tasks, by task."""
         split = self.settings.split
@@ -225,6 +237,12 @@ class Source(NamedTuple):
 class _Rows(NamedTuple):
     dataset: token_store.TokenizedDataset
     places: tuple[int, ...]
+
+    @property
+    def has_equal_choices(self) -> bool:
+        """Whether choices of one of these rows are one answer."""
+        texts = (self.dataset[place].choices_text for place in self.places)
+        return any(map(answers.are_equal_among, texts))
 
     @property
     def recipe(self) -> list[Any]:

@@ -196,7 +196,7 @@ class Merge(Run):
         search_request = finished_merges.search_told(self.search, self.chosen_method())
         search_facts = (
             search_request
-            | {"rows": searched_recipes.rows_as_json(problem.parts)}
+            | {"rows": searched_recipes.rows_as_json(self.search, problem.parts)}
             | best.facts
         )
         return best.method, {"search": json.loads(json.dumps(search_facts))}

@@ -156,6 +156,7 @@ class LoraHub(searches.Search):
     """
 
     kind: ClassVar[str] = "lorahub"
+    by_probability: ClassVar[bool] = True
     by: Literal["search", "gradient"] = "search"
     max_steps: fields.Count = 40
     bound: fields.Positive = 1.5
@@ -188,11 +189,8 @@ class LoraHub(searches.Search):
             progress(len(tried))
             return value, slopes[affine.ALL]
 
-        options = {
-            "max_steps": self.max_steps,
-            "bound": self.bound,
-            "penalty": self.penalty,
-        }
+        names = ("max_steps", "bound", "penalty")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.by == "gradient":
             rate = self.learning_rate
             best = searching.lorahub_by_gradient(
@@ -228,6 +226,7 @@ class AdaMerging(searches.Search):
     """
 
     kind: ClassVar[str] = "adamerging"
+    by_probability: ClassVar[bool] = True
     by: Literal["expert", "layer"] = "expert"
     start: fields.Finite = 0.3
     max_steps: fields.Count = 100

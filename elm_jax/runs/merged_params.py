@@ -191,7 +191,7 @@ def recipe(
     parts = [info.data.get("merge") for info in infos]
     measured = {}
     if method.needs_statistics and source is not None:
-        measured = {"measured": source.recipe(infos)}
+        measured = {"measured": source.recipe(method, infos)}
     return {
         "method": options.pop("method"),
         "experts": [info.name for info in infos],

@@ -10,7 +10,7 @@ import numpy as np
 from elm_jax import errors, fields
 from elm_jax.data import tasks as task_registry
 from elm_jax.data import token_store
-from elm_jax.evaluation import metrics, statistics
+from elm_jax.evaluation import answers, metrics, statistics
 from elm_jax.runs import scorer, search_splits, task_data
 
 
@@ -70,6 +70,12 @@ class Part(NamedTuple):
         """Dataset and task."""
         name = self.dataset.name
         return getattr(task_registry.registry.task(name), "dataset", name), name
+
+    @property
+    def has_equal_choices(self) -> bool:
+        """Whether choices of one of its rows are one answer."""
+        texts = (self.dataset[row].choices_text for row in self.rows)
+        return any(map(answers.are_equal_among, texts))
 
     @property
     def as_json(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elm_jax.merging.method import MergeMethod
-from elm_jax.runs import search_rows
+from elm_jax.runs import search_rows, searches
 
 
 def requested_part(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, Any]:
@@ -23,6 +23,16 @@ def requested_part(recipe: Mapping[str, Any], method: MergeMethod) -> dict[str, 
     return fixed | {"search": search["asked"]}
 
 
-def rows_as_json(parts: Sequence[search_rows.Part]) -> dict[str, Any]:
-    """Returns what a recipe tells of the rows that choose, by task."""
-    return {part.dataset.name: part.as_json for part in parts}
+def rows_as_json(
+    search: searches.Search, parts: Sequence[search_rows.Part]
+) -> dict[str, Any]:
+    """Returns what a recipe tells of the rows that choose, by task.
+
+    Where a search reads probabilities, a task whose rows have choices of one text says
+    so: what is found is not what it was before these counted once.
+    """
+    recipes = {part.dataset.name: part.as_json for part in parts}
+    for part in parts if search.by_probability else ():
+        if part.has_equal_choices:
+            recipes[part.dataset.name]["choices"] = "by text"
+    return recipes

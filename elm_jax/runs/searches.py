@@ -33,6 +33,9 @@ class Search(abc.ABC):
 
     kind: ClassVar[str]
     cross_fits: ClassVar[bool] = False
+    """Whether it can also tell the score of choosing."""
+    by_probability: ClassVar[bool] = False
+    """Whether probabilities of answer choices decide, and not scores of rows."""
     rows: search_rows.Rows = search_rows.Rows()
 
     def __post_init__(self) -> None:

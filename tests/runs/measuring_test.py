@@ -12,11 +12,14 @@ from elm_jax.checkpoints import experts, manifest, resumable, streaming
 from elm_jax.merging import averages, narrowing, regression
 from elm_jax.runs import (
     bases,
+    candidates,
     evaluate,
     loaded,
     measured_sums,
+    measuring,
     merge_cost,
     merge_memory,
+    merge_recipes,
     merged_files,
     merged_params,
     progress,
@@ -250,6 +253,56 @@ def test_damaged_statistics_are_found_before_another_expert_is_measured(
         ).run()
 
 
+@pytest.mark.parametrize(
+    ("method", "number", "is_same"),
+    [
+        (regression.Fisher(), 1, True),  # of a task without equal choices
+        (regression.Fisher(), 2, False),
+        (regression.RegMean(), 2, True),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_only_fisher_merges_by_rows_with_equal_choices_are_others_than_before(
+    folder, monkeypatch, capsys, method, number, is_same
+):
+    name = f"{method.name}_of_{number}"
+    experts_of = (f"{{MODEL_DIR}}/ia3/ia3_{number}", "{MODEL_DIR}/ia3/ia3_3")
+    changes = {"experts": experts_of, "expert_name": name}
+    run = measured.merge_by(folder, "ia3", method, **changes)
+    places = tuple(folder / "ia3" / f"ia3_{n}" for n in (number, 3))
+
+    def candidate():
+        return candidates.Candidate("x", places, method=method, source=run._source())
+
+    with monkeypatch.context() as patch:  # what was told until then
+        patch.setattr(
+            measuring.Source, "_reads_equal_choices", lambda self, info: False
+        )
+        run.run()
+        before = candidate().fingerprint
+    assert (candidate().fingerprint == before) == is_same
+    done = folder / "merged" / name
+    saved = manifest.read_manifest(done)
+    assert "choices" not in saved.data["merge"]["measured"]
+    infos = [manifest.read_manifest(place) for place in places]
+    assert merge_recipes.method_of(saved.data["merge"], infos) == method
+    capsys.readouterr()
+    if is_same:
+        run.run()
+        assert "finished already" in capsys.readouterr().out
+        return
+    for act in (run.plan, run.run):
+        with pytest.raises(errors.CheckpointError, match="choices: None before"):
+            act()
+    shutil.rmtree(done)
+    run.run()
+    run.run()
+    assert "finished already" in capsys.readouterr().out
+    info = manifest.read_manifest(done)
+    assert info.data["merge"]["measured"]["choices"] == "by text"
+    assert merge_recipes.method_of(info.data["merge"], infos) == method
+
+
 def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
     method = regression.Fisher()
     run = measured.merge_by(
@@ -274,7 +327,7 @@ def test_statistics_of_a_base_that_computes_in_another_dtype_are_others(folder):
     )
     infos = [part.manifest for part in parts]
     changed = source._replace(base_model=model)
-    assert source.recipe(infos) != changed.recipe(infos)
+    assert source.recipe(method, infos) != changed.recipe(method, infos)
 
 
 def test_a_method_with_data_needs_rows_and_experts_that_tell_their_tasks(folder):
