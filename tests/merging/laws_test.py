@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,7 +298,7 @@ def test_chance_is_by_its_seed(name):
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_the_dtype_of_experts_stays(name):
-    dtype = np.dtype(np.float16)
+    dtype: Any = np.dtype(np.float16)
     sample = kinds.sample("lora", COUNTS.get(name, 3), dtype)
     merged = trees.flatten(merge(name, sample))
     assert {leaf.dtype for leaf in merged.values()} == {dtype}
