@@ -48,7 +48,7 @@ def test_intervals_of_choices_hold_the_truth(world):
 def test_a_planted_expert_is_found():
     world = statistics_worlds.World(8, (3,) * 6, 400, planted=6.0)
     shares = statistics_worlds.run(world, num_worlds=20).shares()
-    assert shares["found"] >= 75
+    assert shares["detected"] >= 75
 
 
 def test_intervals_of_three_trainings_hold_the_truth_of_all():

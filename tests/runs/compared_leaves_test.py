@@ -118,14 +118,19 @@ def test_a_comparison_holds_a_few_layers_however_many_there_are():
     """Of 120 layers of four experts, 3.9 MB in float32, less than a third of all."""
     expert_leaves = [leaves_of(number, 120, 45) for number in range(4)]
     start = leaves_of(9, 120, 45)
-    tracemalloc.start()
-    comparison = comparing.compare_parts(
-        lambda: compared_leaves._parts(expert_leaves, start, {}), 4
-    )
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(comparison.layers) == 120
-    assert peak < 4 * 120 * 45 * 45 * 4 / 3
+
+    def peak():
+        tracemalloc.start()
+        comparison = comparing.compare_parts(
+            lambda: compared_leaves._parts(expert_leaves, start, {}), 4
+        )
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(comparison.layers) == 120
+        return peak_bytes
+
+    # What other threads of this process take meanwhile counts as well.
+    assert min(peak() for _ in range(3)) < 4 * 120 * 45 * 45 * 4 / 3
 
 
 def test_experts_of_other_shapes_are_refused_before_they_are_read(folder):
