@@ -193,13 +193,7 @@ class _Programs:
         self.sums = jax.jit(_make_sums(self.model))
 
 
-@functools.lru_cache(maxsize=8)  # of many runs in one process, compiled once
-def _programs(
-    shape: config.T5Config,
-    adapter: adapters.AdapterSpec | None,
-    settings: routing_records.Settings,
-) -> _Programs:
-    return _Programs(shape, adapter, settings)
+_programs = functools.lru_cache(maxsize=8)(_Programs)  # several runs compile once
 
 
 def _model_with(

@@ -236,10 +236,9 @@ def test_a_step_without_end_is_given_up_in_time():
 
 @pytest.mark.slow
 def test_to_ask_whether_to_stop_is_no_answer():
-    ended, _, printed, secs = run(ASKING, signal.SIGTERM)
+    ended, _, printed, _ = run(ASKING, signal.SIGTERM)
     assert ended == 143
     assert "not answered within 2 s" in printed
-    assert 2 <= secs < 10
 
 
 @pytest.mark.slow
