@@ -21,6 +21,10 @@ _MOST_COMPARED = 8  # terms that are sorted by comparing all neighbours
 _EXPONENT_BITS = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
 
+class NotFiniteError(errors.ConfigError):
+    """A parameter that is merged, or would come of it, is NaN or infinite."""
+
+
 def combine(
     operands: Sequence[Params], coefficients: Sequence[float]
 ) -> dict[str, Any]:
@@ -78,7 +82,7 @@ class RunningMean:
         expected = {n: (s.shape, self._dtypes[n]) for n, s in self._sums.items()}
         if {n: (leaf.shape, leaf.dtype) for n, leaf in leaves.items()} != expected:
             refuse(
-                found=f"expert {self._count} that differs from expert 0",
+                found=f"expert {self._count + 1} that differs from expert 1",
                 expected="equal names, shapes and dtypes",
                 do="Merge experts of one kind and one base, in one dtype",
             )
@@ -110,7 +114,7 @@ def copied(expert: Params) -> dict[str, Any]:
 def check_finite(name: str, leaf: np.ndarray) -> None:
     """Raises ConfigError for a merged parameter that is not finite."""
     if not is_finite(leaf):
-        refuse(
+        raise NotFiniteError(
             found=f"the merged parameter {name} is not finite",
             expected="finite parameters, and sums and products within their dtype",
             do="Check the experts for NaN and the weights for size",
@@ -124,15 +128,14 @@ def check_given(who: str, tree: Params) -> None:
     were not finite.
 
     Args:
-      who: Whose parameters they are, such as `expert 1`.
+      who: Whose parameters they are, such as `expert 1 of 3`.
       tree: The parameters.
     """
     for name, leaf in trees.flatten(tree).items():
         if not is_finite(np.asarray(leaf)):
-            refuse(
+            raise NotFiniteError(
                 found=f"parameter {name} of {who} is not finite",
-                expected="finite parameters of the experts, which count from 0, and of"
-                " the base",
+                expected="finite parameters of the experts and of the base",
                 do="Leave this expert out, or train it again",
             )
 
@@ -163,7 +166,7 @@ def check_alike(experts: Sequence[Params], base: Params | None = None) -> None:
       experts: One or more trees.
       base: Must have their leaves too, if given.
     """
-    compared = [(f"expert {n}", tree) for n, tree in enumerate(experts)][1:]
+    compared = [(f"expert {n}", tree) for n, tree in enumerate(experts, start=1)][1:]
     if base is not None:
         compared.append(("the base", base))
     expected = trees.flatten(experts[0])
@@ -182,7 +185,7 @@ def check_alike(experts: Sequence[Params], base: Params | None = None) -> None:
         )
         if difference:
             refuse(
-                found=f"{who} differs from expert 0: {difference}",
+                found=f"{who} differs from expert 1: {difference}",
                 expected="equal names, shapes and dtypes",
                 do="Merge experts of one kind and one base, in one dtype",
             )

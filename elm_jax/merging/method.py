@@ -198,17 +198,17 @@ class MergeMethod(abc.ABC):
           base: What the experts started from, with exactly their leaves but for those
             in `beside`; for a method that needs it, and only for one.
           beside: Leaves of adapters, of which the base has none.
-          marks: Texts that tell the experts apart, such as their fingerprints, and by
-            which they are ordered; found from the trees if they are not given, so that
-            whoever gives parts of experts has to give them.
+          marks: Texts by which experts are ordered, such as their fingerprints, one for
+            each. Whoever gives parts of experts must give them; else they are computed.
           statistics: For a method that needs them: one for each expert.
 
         Raises:
           ConfigError: Trees that differ, options that are not for so many experts, or
             parameters or a result that are not finite.
         """
-        self.check(len(experts))
-        self._check_given(base, statistics, len(experts))
+        num_given = len(experts)
+        self.check(num_given)
+        self._check_given(base, statistics, num_given)
         combining.check_alike(experts)
         sides = {name: Side(*side) for name, side in beside.items()}
         places = self._used(experts, sides, marks)
@@ -219,7 +219,7 @@ class MergeMethod(abc.ABC):
             return Merged(combining.copied(experts[0]))
         if not self.shows_not_finite:
             for place, expert in zip(places, experts, strict=True):
-                combining.check_given(f"expert {place}", expert)
+                combining.check_given(f"expert {place + 1} of {num_given}", expert)
             combining.check_given("the base", base or {})
         return method._merge_with(experts, base, sides, statistics)
 

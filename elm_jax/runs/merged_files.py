@@ -23,6 +23,7 @@ from elm_jax.runs import (
     merged_card,
     merged_leaves,
     merged_params,
+    not_finite,
 )
 from elm_jax.runs.merge_sources import Source
 from elm_jax.runs.progress import Progress
@@ -71,7 +72,12 @@ def write(
             source=source,
         )
         info = merged_params.with_recipe(info, search_facts)
-        _write_parts(method, sources, base_dir, final, info, statistics)
+        experts = {
+            f"expert {part.info.name!r} in {folder}": part.leaves
+            for part, folder in zip(sources, folders, strict=True)
+        }
+        with not_finite.naming(method, experts):
+            _write_parts(method, sources, base_dir, final, info, statistics)
         return
     expert = merged_params.of_folders(
         method,

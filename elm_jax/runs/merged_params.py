@@ -19,6 +19,7 @@ from elm_jax.runs import (
     merged_card,
     merged_leaves,
     merged_ranks,
+    not_finite,
 )
 
 # Options of methods that all merges had up to release 0.1.
@@ -68,6 +69,7 @@ def of_folders(
     for folder in _by_fingerprint(folders, infos):
         part = loaded.Expert.load(folder)
         base.check_fits(part)
+        combining.check_given(f"expert {part.name!r} in {folder}", part.params)
         mean.add(part.params)
     info = new_manifest(method, infos, name, operative_config=operative_config)
     return _with_card(mean.mean(), info, method)
@@ -118,9 +120,14 @@ def merged_expert(
     statistics: Sequence[Statistics] = ()
     if method.needs_statistics and source is not None:
         statistics = source.measure(method, parts, base)
+    by_label = {
+        not_finite.label(part, number, len(parts)): trees.flatten(part.params)
+        for number, part in enumerate(parts, start=1)
+    }
     parts = merged_ranks.in_one_spec(method, parts)
     expert_checks.check_alike([part.manifest for part in parts])
-    merged, adapter = _merge(method, parts, base, statistics)
+    with not_finite.naming(method, by_label):
+        merged, adapter = _merge(method, parts, base, statistics)
     info = new_manifest(
         method, infos, name, operative_config=operative_config, source=source
     )

@@ -30,7 +30,8 @@ def test_an_expert_that_is_not_finite_is_refused_with_its_parameter(name, kind):
         for parameter in trees.flatten(sample.experts[1]):
             experts = [*sample.experts]
             experts[1] = spoilt(experts[1], parameter, value)
-            who = "" if merging.shows_not_finite else " of expert 1"
+            count = len(experts)
+            who = "" if merging.shows_not_finite else f" of expert 2 of {count}"
             with pytest.raises(
                 errors.ConfigError, match=f"parameter {parameter}{who} is not finite"
             ):
@@ -61,7 +62,7 @@ def test_an_expert_of_weight_zero_is_not_looked_at_and_numbers_are_those_given()
     merged = methods.of("ties", weights=(1.0, 0.0, 0.0)).merge(experts, base=base)
     alone = methods.of("ties", weights=(1.0,)).merge(experts[:1], base=base)
     assert not trees.diff(merged.params, alone.params)
-    with pytest.raises(errors.ConfigError, match="of expert 2 is not finite"):
+    with pytest.raises(errors.ConfigError, match="of expert 3 of 3 is not finite"):
         methods.of("ties", weights=(1.0, 0.0, 1.0)).merge(experts, base=base)
 
 
@@ -73,7 +74,7 @@ def test_weights_by_name_number_experts_as_they_are_given():
         spoilt(sample.experts[2], "encoder/norm/scale", np.inf),
     ]
     with pytest.raises(
-        errors.ConfigError, match="norm/scale of expert 2 is not finite"
+        errors.ConfigError, match="norm/scale of expert 3 of 3 is not finite"
     ):
         merging.merge(experts, base=sample.start)
 
@@ -90,7 +91,7 @@ class Greatest(MergeMethod):
 
 
 def test_what_a_method_from_elsewhere_is_given_is_checked():
-    with pytest.raises(errors.ConfigError, match="parameter w of expert 1 is not"):
+    with pytest.raises(errors.ConfigError, match="parameter w of expert 2 of 2 is"):
         Greatest().merge([{"w": np.ones(2)}, {"w": np.array([1.0, np.nan])}])
 
 

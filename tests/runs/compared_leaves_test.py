@@ -135,7 +135,7 @@ def test_a_comparison_holds_a_few_layers_however_many_there_are():
 
 def test_experts_of_other_shapes_are_refused_before_they_are_read(folder):
     folders = [folder / "lora" / "lora_1", folder / "bottleneck" / "bottleneck_1"]
-    with pytest.raises(errors.ConfigError, match="differs from expert 0"):
+    with pytest.raises(errors.ConfigError, match="differs from expert 1"):
         compared_leaves.compare(folders, folder / "base")
 
 
