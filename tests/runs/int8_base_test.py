@@ -52,7 +52,7 @@ def test_losses_are_within_a_hundredth_of_those_on_the_base_as_it_is(folder, who
     assert fleets.fingerprints(folder) != fleets.fingerprints(whole)
 
 
-def test_a_training_goes_on_to_the_same_bits(folder, tmp_path):
+def test_a_training_goes_on_from_its_state_to_the_same_bits(folder, tmp_path, capsys):
     path = shutil.copytree(folder, tmp_path / "again", symlinks=True)
     shutil.rmtree(path / "prompt_experts")
     for state in (path / "work").glob("*/*/state/*"):
@@ -61,6 +61,15 @@ def test_a_training_goes_on_to_the_same_bits(folder, tmp_path):
     int8_base = (folder / "base").resolve().parent
     fleets.train_in(path, int8_base, fleets.KEEP)
     assert fleets.fingerprints(path) == fleets.fingerprints(folder)
+    out = capsys.readouterr().out
+    for name in fleets.TASKS:
+        assert f"{name}: goes on from its own step 2" in out
+        before, now = fleets.metrics_of(folder, name), fleets.metrics_of(path, name)
+        assert now[:2] == before[:2]  # of the training that went before
+        assert [json.loads(line)["step"] for line in now] == [*range(1, len(now) + 1)]
+        assert len(now) == len(before)
+        # Speeds differ, so a line that is made again is another one.
+        assert not {*now[2:]} & {*before}
 
 
 def test_an_expert_says_it_and_fits_on_such_a_base_alone(folder, whole):
