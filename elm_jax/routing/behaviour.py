@@ -235,6 +235,10 @@ STATISTICS: Mapping[Statistic, Callable[[ChoiceScores], np.ndarray]] = {
 }
 """Functions of scores that return float64 [experts], by name."""
 
+BELOW_0: frozenset[Statistic] = frozenset(
+    {"log_prob", "log_prob_per_token", "mass", "entropy"}
+)
+"""Statistics that are never above 0, and in practice below it."""
 
 OF_WRITTEN: Mapping[Statistic, Callable[[WrittenScores], np.ndarray]] = {
     "log_prob": lambda scores: scores.log_probs.mean(axis=1),

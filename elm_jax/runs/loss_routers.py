@@ -53,6 +53,11 @@ class ByInputLoss(TaskRouter):
         """True: experts predict missing spans of the inputs."""
         return True
 
+    @property
+    def ranks_below_0(self) -> bool:
+        """True: experts are ranked by log-probabilities."""
+        return True
+
     def num_looked_at(self, num_experts: int) -> int:
         """Returns all."""
         return num_experts

@@ -34,8 +34,9 @@ class ByBehaviour(TaskRouter):
       among: Only so many experts are looked at, those that `by` ranks first; 0 for
         all. Where queries ask for fewer, these.
       by: What ranks them, as for `strategies.Retrieved`.
-      least: Of the statistic. With `gain`, 0 says that the best answers are no less
-        likely than under the base.
+      least: Of the statistic, in nats. With `gain`, 0 says that the best answers are no
+        less likely than under the base. With those that `behaviour.BELOW_0` lists it
+        must be below 0.
     """
 
     kind: ClassVar[str] = "by_behaviour"
@@ -77,6 +78,11 @@ class ByBehaviour(TaskRouter):
         parts += [f"{name} {value}" for name, value in options.items()]
         parts += [f"among {self.among} by {self.by}"] if self.among else []
         return self.noted(", ".join(parts))
+
+    @property
+    def ranks_below_0(self) -> bool:
+        """Whether the statistic is a log-probability, or minus an entropy."""
+        return self.statistic in behaviour.BELOW_0
 
     @property
     def needs_choices(self) -> bool:

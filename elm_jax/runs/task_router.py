@@ -22,8 +22,9 @@ class TaskRouter(LibraryStrategy):
       num_experts: How many are taken; fewer where fewer are ranked.
       abstains: Whether no expert is taken where the best one has less than `least`, or
         none is ranked.
-      least: Of what ranks experts; `routing.abstaining` finds it by held-in tasks. 0 is
-        more than any log-probability has, and less than any vote.
+      least: Of what ranks experts; `routing.abstaining` finds it by held-in tasks. With
+        0, votes abstain only where no expert is ranked. For log-probabilities it must
+        be below 0.
       otherwise: What is taken then: the `base`, or the `uniform` mean of all experts.
     """
 
@@ -31,6 +32,25 @@ class TaskRouter(LibraryStrategy):
     abstains: bool = False
     least: fields.Finite = 0.0
     otherwise: Literal["base", "uniform"] = "base"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a `least` that no expert can have."""
+        super().__post_init__()
+        if self.abstains and self.ranks_below_0 and self.least >= 0:
+            fields.refuse(
+                self,
+                {
+                    "least": "below 0, such as -2.0; abstaining.least_for finds one by"
+                    " tasks with labels"
+                },
+                of_kind=f"with abstains = True, while {self.kind} ranks experts by"
+                " numbers below 0, so that no expert would ever be taken",
+            )
+
+    @property
+    def ranks_below_0(self) -> bool:
+        """Whether numbers that rank experts are below 0, as log-probabilities are."""
+        return False
 
     @property
     def label(self) -> str:

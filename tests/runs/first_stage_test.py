@@ -159,7 +159,7 @@ def test_a_first_stage_that_merges_otherwise_than_by_a_mean_is_refused(question)
 
 
 def test_where_the_first_stage_abstains_nothing_or_all_are_mixed(question):
-    shy = routers.ByBehaviour(statistic="mass", abstains=True, least=0.0)
+    shy = routers.ByBehaviour(statistic="mass", abstains=True, least=-0.1)
     assert mixed(shy).pick(question).experts == ()
     assert mixed(shy).num_taken(3) == 1
     even = dataclasses.replace(shy, otherwise="uniform")
@@ -174,7 +174,7 @@ def test_where_the_first_stage_abstains_nothing_or_all_are_mixed(question):
 def test_a_library_is_scored_in_two_stages(tmp_path):
     """By weights of the first stage as by the same ones that are fixed."""
     toy.make_library(tmp_path, routed.save_expert)
-    shy = routers.ByBehaviour(abstains=True, least=0.0)
+    shy = routers.ByBehaviour(abstains=True, least=-1e-6)
     strategies_by_name = {
         "weighed": mixed(WEIGHED, name="weighed", norms="retrieved"),
         "halved": mixed(routers.ByHalving(first_rows=1), name="halved"),
