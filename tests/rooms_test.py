@@ -98,6 +98,14 @@ def vague_names(path):
     return sorted(name for name in names_of(path)[1] if name.strip("_") in VAGUE)
 
 
+def vague_names_of_script(path):
+    """The same of JavaScript, without its comments and the texts of its strings."""
+    code = re.sub(r"/\*.*?\*/", "", path.read_text("utf-8"), flags=re.DOTALL)
+    code = re.sub(r"//.*|\"[^\"\n]*\"", "", code)
+    code = re.sub(r"`[^`]*`", lambda s: " ".join(re.findall(r"\${.*?}", s[0])), code)
+    return sorted(VAGUE & {*re.findall(r"\w+", code)})
+
+
 def room_of(path):
     parts = path.relative_to(ROOT).parts
     return parts[1] if parts[0] == "elm_jax" and len(parts) > 2 else parts[0]
@@ -218,6 +226,26 @@ def test_files_stay_small():
 def test_variables_and_functions_are_named_for_what_they_are():
     for path in (*source_files(), *ROOT.glob("launch/*.py")):
         assert not vague_names(path), path
+
+
+def test_variables_and_functions_of_scripts_are_named_for_what_they_are():
+    paths = [*ROOT.glob("elm_jax/**/*.js")]
+    assert paths
+    for path in paths:
+        assert not vague_names_of_script(path), path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("const one = 1;", "this.found = 1;", "(one) => 1", "function f(told) {}"),
+        *("const { line: own } = a;", "`${told.length} of`", 'f("a", one); // b'),
+    ],
+)
+def test_a_vague_name_in_a_script_would_be_found(tmp_path, line):
+    path = tmp_path / "file.js"
+    path.write_text(f'/** One is found here. */\n{line}\n// own\nf(`the one`, "one");')
+    assert len(vague_names_of_script(path)) == 1
 
 
 @pytest.mark.slow

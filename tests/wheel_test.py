@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from elm_jax.reporting import page
+
 ROOT = pathlib.Path(__file__).parents[1]
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
@@ -86,8 +88,7 @@ def test_the_wheel_holds_gin_files_templates_and_the_page(installed):
         "elm_jax/reporting/page.html.jinja",
         "elm_jax/reporting/examples.css",
         "elm_jax/reporting/examples.html.jinja",
-        "elm_jax/reporting/page_maps.js",
-        "elm_jax/reporting/page_pairs.js",
+        *(f"elm_jax/reporting/{name}" for name in page.SCRIPTS),
         "tasks/pocket_world/pocket.model",
         "tasks/tables/prompts.csv",
         "tasks/tables/datasets.json",

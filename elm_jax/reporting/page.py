@@ -17,7 +17,12 @@ import markupsafe
 from elm_jax.evaluation import results
 from elm_jax.reporting import embedded, heat_maps, pairs, plots, report, tables, text
 
-SCRIPTS = ("page_maps.js", "page_pairs.js")
+SCRIPTS = (
+    "page_tools.js",
+    "page_maps.js",
+    "page_differences.js",
+    "page_pairs.js",
+)
 # More votes or curves than these are shown when the reader asks for them.
 _MOST_CARDS = 48
 _VERDICT_SIGNS = {True: "✓", False: "✕", None: "?"}

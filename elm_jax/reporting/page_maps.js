@@ -2,55 +2,10 @@
 // Maps of experts: sort by a column, filter by name, fold datasets, download.
 // The page shows the same numbers without this script. It asks for nothing.
 
-/** Returns whether a name has every word of a search in it. */
+/** Returns whether a name contains every word of a search. */
 function hasWords(name, search) {
   const words = search.toLowerCase().split(/\s+/);
   return words.every((word) => name.toLowerCase().includes(word));
-}
-
-/** Compares values for a sort; what is missing comes last in either direction. */
-function compareValues(one, other, isDescending) {
-  if (one === null || other === null) {
-    return (one === null) - (other === null);
-  }
-  const order =
-    typeof one === "string" ? (one < other ? -1 : one > other ? 1 : 0) : one - other;
-  return isDescending ? -order : order;
-}
-
-/** Returns lines of CSV; a program of tables takes no name for a formula. */
-function toCsv(lines) {
-  const cell = (value) => {
-    if (value === null) return "";
-    if (typeof value === "number") return String(value);
-    const safe = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
-    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-  };
-  return lines.map((line) => `${line.map(cell).join(",")}\r\n`).join("");
-}
-
-/** Saves a text as a file of the reader. */
-function saveFile(name, text) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
-
-/** Returns a file's name that says what a table is. */
-function fileName(title) {
-  return `${title.toLowerCase().replace(/[^a-z0-9]+/g, "_")}.csv`;
-}
-
-/** Puts what an element holds into a button of its own; returns the button. */
-function makeButton(element, act) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.append(...element.childNodes);
-  button.addEventListener("click", act);
-  element.append(button);
-  return button;
 }
 
 class ExpertMap {
@@ -74,11 +29,11 @@ class ExpertMap {
     });
     this.style = document.head.appendChild(document.createElement("style"));
     this.folded = new Set();
-    this.sorted = { column: 0, isDescending: true }; // as the page comes
+    this.sorted = { column: 0, isDescending: true }; // as in the page
     this.nameSearch = section.querySelector(".by-name");
     this.datasetSearch = section.querySelector(".by-dataset");
     this.foldAll = section.querySelector(".fold-all");
-    this.told = section.querySelector("output");
+    this.count = section.querySelector("output");
     this.addControls();
     const isFolded = section.classList.contains("folded");
     if (isFolded) this.foldable.forEach((group) => this.folded.add(group));
@@ -112,13 +67,13 @@ class ExpertMap {
     });
   }
 
-  /** Sorts by a column, by the name for -1; a second time the other way round. */
+  /** Sorts by a column, or by names for -1; in reverse if it is sorted so already. */
   sort(column) {
     const isSame = this.sorted.column === column;
     const isDescending = isSame ? !this.sorted.isDescending : column >= 0;
     this.sorted = { column, isDescending };
     const key = ({ name, values }) => (column < 0 ? name : values[column]);
-    this.rows.sort((one, other) => compareValues(key(one), key(other), isDescending));
+    this.rows.sort((row, next) => compareValues(key(row), key(next), isDescending));
     this.body.append(...this.rows.map(({ row }) => row));
     this.show();
   }
@@ -135,7 +90,7 @@ class ExpertMap {
     return !group.name || hasWords(group.name, this.datasetSearch.value);
   }
 
-  /** Returns the places of the columns that are shown. */
+  /** Returns the numbers of the columns that are shown. */
   shownColumns() {
     return this.groups.filter((group) => this.isShown(group)).flatMap((group) => {
       const count = this.folded.has(group) ? 1 : group.count;
@@ -172,8 +127,8 @@ class ExpertMap {
     const areAllFolded = this.foldable.every((group) => this.folded.has(group));
     this.foldAll.textContent = areAllFolded ? "Show all prompts" : "Fold all datasets";
     const numShown = this.rows.filter(({ row }) => !row.hidden).length;
-    const of = numShown < this.rows.length ? `${numShown} of ` : "";
-    this.told.textContent = `${of}${this.rows.length} experts`;
+    const shownOf = numShown < this.rows.length ? `${numShown} of ` : "";
+    this.count.textContent = `${shownOf}${this.rows.length} experts`;
   }
 
   /** Returns what is shown as CSV, to four decimals. */

@@ -1,148 +1,8 @@
 "use strict";
-// The difference of two models, per prompt, by the answers to each row.
-// `pairs.py` packs the answers; `tests/reporting/page_pairs_test.py` holds the numbers
-// against those of `evaluation/comparisons.py`.
+// Tables of the difference of any two models: choose them, sort, fold, download.
 
-// Variances below this are of rounding: all rows differ alike.
-const LEAST_VARIANCE = 1e-12;
 // More prompts than these are folded to their datasets when the page opens.
 const MOST_OPEN_PROMPTS = 24;
-
-/** Returns the scores of a model by task; null for a task that it lacks. */
-function unpackAnswers(tasks, model) {
-  const bytes = Uint8Array.from(atob(model.answers), (c) => c.charCodeAt(0));
-  let start = 0;
-  return tasks.map(({ numRows, bits, scores }, i) => {
-    if (model.lacks.includes(i)) return null;
-    const answers = new Float64Array(numRows);
-    const mask = 2 ** bits - 1;
-    for (let row = 0; row < numRows; row++) {
-      const bit = row * bits;
-      const byte = start + (bit >> 3);
-      const place =
-        bits === 16
-          ? bytes[byte] + 256 * bytes[byte + 1]
-          : (bytes[byte] >> (8 - bits - (bit & 7))) & mask;
-      answers[row] = scores[place];
-    }
-    start += Math.ceil((numRows * bits) / 8);
-    return answers;
-  });
-}
-
-const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
-const mean = (numbers) => sum(numbers) / numbers.length;
-
-/**
- * Returns the mean over prompts of differences of two models on one dataset.
- *
- * Rows are what varies, as in the tables: a row brings its results under all prompts.
- * So the variance is that of rows' shares in the mean.
- *
- * `parts` has, for each prompt, the differences by row (`gaps`) and these rows' places
- * among the `numRows` of the dataset. A single row has no variance: NaN.
- */
-function meanOfDataset(parts, numRows) {
-  const means = parts.map(({ gaps }) => mean(gaps));
-  const shares = new Float64Array(numRows);
-  parts.forEach(({ gaps, places }, i) => {
-    gaps.forEach((gap, j) => {
-      shares[places ? places[j] : j] += (gap - means[i]) / (parts.length * gaps.length);
-    });
-  });
-  const squares = sum(shares.map((share) => share * share));
-  const variance = numRows > 1 ? (squares * numRows) / (numRows - 1) : NaN;
-  return { difference: mean(means), variance };
-}
-
-/**
- * Returns the differences of two models: of all datasets, of each, of each prompt.
- *
- * Only tasks that both have are compared, and means are only of whole datasets.
- */
-function compareModels(data, one, other) {
-  const [ours, theirs] = [one, other].map((model) => unpackAnswers(data.tasks, model));
-  const mayTell = !one.isBound && !other.isBound;
-  const line = (name, { difference, variance }, first, second) => ({
-    name,
-    first,
-    second,
-    difference,
-    // No width where all rows agree: they cannot tell how far others would.
-    error: mayTell && variance > LEAST_VARIANCE ? Math.sqrt(variance) : NaN,
-  });
-  const found = data.datasets.map(({ name, numRows }, dataset) => {
-    const places = data.tasks.flatMap((task, i) => (task.dataset === dataset ? [i] : []));
-    const both = places.filter((i) => ours[i] && theirs[i]);
-    const parts = both.map((i) => ({
-      gaps: ours[i].map((score, row) => score - theirs[i][row]),
-      places: data.tasks[i].places,
-      scores: [mean(ours[i]), mean(theirs[i])],
-    }));
-    const prompts = both.map((i, j) => {
-      const { gaps, scores } = parts[j];
-      const alone = meanOfDataset([{ gaps }], gaps.length);
-      return line(data.tasks[i].prompt, alone, ...scores);
-    });
-    const isWhole = both.length === places.length;
-    const all = isWhole ? meanOfDataset(parts, numRows) : null;
-    const scores = [0, 1].map((k) => mean(parts.map((part) => part.scores[k])));
-    return { all, prompts, line: all && line(name, all, ...scores), name };
-  });
-  let total = null;
-  if (found.every(({ all }) => all)) {
-    const difference = mean(found.map(({ all }) => all.difference));
-    const variance = sum(found.map(({ all }) => all.variance)) / found.length ** 2;
-    const scores = ["first", "second"].map((k) => mean(found.map((one) => one.line[k])));
-    total = line("mean", { difference, variance }, ...scores);
-  }
-  const datasets = found.map(({ name, line: own, prompts }) => ({ name, own, prompts }));
-  return { total, datasets };
-}
-
-/** Returns a number to one decimal with a true minus sign, as the tables have it. */
-function shownNumber(value, isSigned = false) {
-  if (value === null || Number.isNaN(value)) return "–";
-  const size = Math.abs(value);
-  // Halves go to the even digit, as in Python: 12.25 is 12.2, and toFixed makes it 12.3.
-  const isHalf = (4 * size) % 2 === 1;
-  const tenths = Math.floor(10 * size);
-  const text = (isHalf ? (tenths + (tenths % 2)) / 10 : size).toFixed(1);
-  if (text === "0.0") return isSigned ? "+0.0" : text;
-  return `${value < 0 ? "−" : isSigned ? "+" : ""}${text}`;
-}
-
-/** Returns the expert with the highest mean on these rows, if it is one of several. */
-function bestExpert(data) {
-  return data.numExperts > 1 ? data.models.find(({ isExpert }) => isExpert) : undefined;
-}
-
-/** Returns what a reader has to know of two models, a sentence each. */
-function cautions(data, one, other) {
-  const found = [];
-  for (const model of new Set([one, other])) {
-    if (model.isBound) {
-      found.push(
-        `${model.label} was chosen by these rows: it is a bound and no method, so its` +
-          " differences have no intervals.",
-      );
-    }
-    if (model === bestExpert(data)) {
-      found.push(
-        `${model.label} has the highest mean of ${data.numExperts} experts on these` +
-          " rows. Who picks it for that chooses by them: its differences are a bound," +
-          " too high by luck.",
-      );
-    }
-    if (model.numTrainings > 1) {
-      found.push(
-        `${model.label} is the mean of ${model.numTrainings} trainings: these intervals` +
-          " are of rows alone, those of the tables of trainings, too.",
-      );
-    }
-  }
-  return found;
-}
 
 class PairTable {
   constructor(section) {
@@ -154,7 +14,7 @@ class PairTable {
     this.cautions = section.querySelector(".cautions");
     const { datasets, tasks } = this.data;
     this.open = new Set(tasks.length > MOST_OPEN_PROMPTS ? [] : datasets.map((d) => d.name));
-    this.order = null; // that of the datasets; else whether the greatest is first
+    this.isGreatestFirst = null; // null for the order in which datasets come
     this.heads = [...this.table.tHead.rows[0].cells];
     this.foldAll = section.querySelector(".fold-all");
     this.addControls();
@@ -168,15 +28,15 @@ class PairTable {
   }
 
   addControls() {
-    const { models, first, second } = this.data;
+    const { models, first: firstLabel, second: secondLabel } = this.data;
     this.selects.forEach((select, i) => {
       for (const [title, isExpert] of [["Strategies", false], ["Experts", true]]) {
         const group = document.createElement("optgroup");
         group.label = title;
-        models.forEach((model, place) => {
+        models.forEach((model, number) => {
           if (model.isExpert !== isExpert) return;
-          const option = new Option(model.label + (model.isBound ? " (a bound)" : ""), place);
-          option.selected = model.label === [first, second][i];
+          const option = new Option(model.label + (model.isBound ? " (a bound)" : ""), number);
+          option.selected = model.label === [firstLabel, secondLabel][i];
           group.append(option);
         });
         if (group.childElementCount) select.append(group);
@@ -184,8 +44,8 @@ class PairTable {
       select.addEventListener("change", () => this.show());
     });
     this.section.querySelector(".swap").addEventListener("click", () => {
-      const [one, other] = this.selects;
-      [one.value, other.value] = [other.value, one.value];
+      const [first, second] = this.selects;
+      [first.value, second.value] = [second.value, first.value];
       this.show();
     });
     this.atOnce.addEventListener("change", () => this.show());
@@ -194,9 +54,10 @@ class PairTable {
       this.open = new Set(this.areAllOpen ? [] : names);
       this.show();
     });
-    // Once the greatest first, once the least, then again as the datasets come.
+    // First the greatest first, then the least, then again as the datasets come.
     makeButton(this.heads[3], () => {
-      this.order = this.order === null ? true : this.order ? false : null;
+      const next = new Map([[null, true], [true, false], [false, null]]);
+      this.isGreatestFirst = next.get(this.isGreatestFirst);
       this.show();
     });
     this.section.querySelector(".csv").addEventListener("click", () => {
@@ -208,58 +69,72 @@ class PairTable {
     return this.selects.map((select) => this.data.models[Number(select.value)]);
   }
 
+  /** How many standard errors it is from a difference to the ends of its interval. */
   get reach() {
     return this.atOnce.checked ? this.data.reachAtOnce : this.data.reach;
   }
 
   show() {
-    const [one, other] = this.models;
-    this.found = compareModels(this.data, one, other);
-    this.isChosen = [one, other].includes(bestExpert(this.data));
-    const told = cautions(this.data, one, other).map((sentence) => {
-      const line = document.createElement("p");
-      line.className = "key care";
-      line.textContent = sentence;
-      return line;
+    const [first, second] = this.models;
+    this.comparison = compareModels(this.data, first, second);
+    this.hasBestExpert = [first, second].includes(bestExpert(this.data));
+    const paragraphs = cautions(this.data, first, second).map((sentence) => {
+      const paragraph = document.createElement("p");
+      paragraph.className = "key care";
+      paragraph.textContent = sentence;
+      return paragraph;
     });
-    this.cautions.replaceChildren(...told);
-    this.heads[1].textContent = one.label;
-    this.heads[2].textContent = other.label;
-    const sorted = { true: "descending", false: "ascending" }[this.order];
-    if (sorted) this.heads[3].setAttribute("aria-sort", sorted);
+    this.cautions.replaceChildren(...paragraphs);
+    this.heads[1].textContent = first.label;
+    this.heads[2].textContent = second.label;
+    const order = { true: "descending", false: "ascending" }[this.isGreatestFirst];
+    if (order) this.heads[3].setAttribute("aria-sort", order);
     else this.heads[3].removeAttribute("aria-sort");
     this.foldAll.textContent = this.areAllOpen ? "Fold all datasets" : "Show all prompts";
-    const { total, datasets } = this.found;
-    const lines = datasets.flatMap(({ own, prompts }) => [own, ...prompts]);
-    const ends = [total, ...lines].filter(Boolean).map(
+    const { total, datasets } = this.comparison;
+    const lines = datasets.flatMap(({ datasetLine, promptLines }) => [
+      datasetLine,
+      ...promptLines,
+    ]);
+    const distances = [total, ...lines].filter(Boolean).map(
       ({ difference, error }) => Math.abs(difference) + this.reach * (error || 0),
     );
-    this.range = Math.max(5, ...ends);
+    this.range = Math.max(5, ...distances);
+    this.fillBody(total, datasets);
+  }
+
+  /** Puts the lines that are shown into the body of the table. */
+  fillBody(total, datasets) {
     const body = this.table.tBodies[0];
     body.replaceChildren();
     if (total) body.append(this.row(total, "total"));
-    for (const { name, own, prompts } of this.ordered(datasets, ({ own }) => own)) {
+    const lineOf = ({ datasetLine }) => datasetLine;
+    for (const { name, datasetLine, promptLines } of this.ordered(datasets, lineOf)) {
       const isOpen = this.open.has(name);
-      const head = this.row(own ?? { name, difference: NaN, error: NaN }, "dataset");
+      const line = datasetLine ?? { name, difference: NaN, error: NaN };
+      const head = this.row(line, "dataset");
       const button = makeButton(head.cells[0], () => {
         if (this.open.has(name)) this.open.delete(name);
         else this.open.add(name);
         this.show();
-        const heads = [...body.querySelectorAll("button")];
-        heads.find((one) => one.textContent === name).focus();
+        const buttons = [...body.querySelectorAll("button")];
+        buttons.find(({ textContent }) => textContent === name).focus();
       });
       button.setAttribute("aria-expanded", String(isOpen));
       body.append(head);
       if (!isOpen) continue;
-      body.append(...this.ordered(prompts, (one) => one).map((one) => this.row(one, "prompt")));
+      const prompts = this.ordered(promptLines, (promptLine) => promptLine);
+      body.append(...prompts.map((promptLine) => this.row(promptLine, "prompt")));
     }
   }
 
   /** Returns datasets or prompts in the order that the reader has chosen. */
-  ordered(lines, lineOf) {
-    if (this.order === null) return lines;
-    const value = (one) => lineOf(one)?.difference ?? null;
-    return lines.toSorted((a, b) => compareValues(value(a), value(b), this.order));
+  ordered(parts, lineOf) {
+    if (this.isGreatestFirst === null) return parts;
+    const value = (part) => lineOf(part)?.difference ?? null;
+    return parts.toSorted((part, next) =>
+      compareValues(value(part), value(next), this.isGreatestFirst),
+    );
   }
 
   /** Returns a row of the table; texts are texts, whatever they hold. */
@@ -278,7 +153,7 @@ class PairTable {
       row.insertCell().textContent = text;
     }
     const isApart = Math.abs(difference) > this.data.reachAtOnce * error;
-    row.cells[3].className = isApart && !this.isChosen ? "apart" : "";
+    row.cells[3].className = isApart && !this.hasBestExpert ? "apart" : "";
     const plot = row.insertCell();
     plot.className = "plot";
     plot.append(...this.marks(difference, low, high));
@@ -289,37 +164,38 @@ class PairTable {
   marks(difference, low, high) {
     const track = document.createElement("span");
     track.className = "track";
-    const place = (value) => 50 + (50 * value) / this.range;
+    const percent = (value) => 50 + (50 * value) / this.range;
     const mark = (name, left, width) => {
-      const made = document.createElement("i");
-      made.className = name;
-      made.style.left = `${left}%`;
-      if (width !== undefined) made.style.width = `${width}%`;
-      track.append(made);
+      const element = document.createElement("i");
+      element.className = name;
+      element.style.left = `${left}%`;
+      if (width !== undefined) element.style.width = `${width}%`;
+      track.append(element);
     };
     mark("zero", 50);
-    if (!Number.isNaN(low)) mark("range", place(low), place(high) - place(low));
-    if (!Number.isNaN(difference)) mark("dot", place(difference));
+    if (!Number.isNaN(low)) mark("range", percent(low), percent(high) - percent(low));
+    if (!Number.isNaN(difference)) mark("dot", percent(difference));
     return [track];
   }
 
-  /** Returns all lines, those of folded datasets too, to four decimals. */
+  /** Returns all lines as CSV, those of folded datasets too, to four decimals. */
   csv() {
-    const [one, other] = this.models;
+    const [first, second] = this.models;
     const kind = this.atOnce.checked ? "all at once" : "95 %";
-    const lines = [["dataset", "prompt", one.label, other.label, "difference",
+    const lines = [["dataset", "prompt", first.label, second.label, "difference",
       `low (${kind}, normal)`, `high (${kind}, normal)`]];
-    const add = (dataset, prompt, { first, second, difference, error }) => {
+    const add = (dataset, prompt, line) => {
+      const { difference, error } = line;
       const ends = [difference - this.reach * error, difference + this.reach * error];
-      const numbers = [first, second, difference, ...ends];
+      const numbers = [line.first, line.second, difference, ...ends];
       const rounded = numbers.map((n) => (Number.isNaN(n) ? null : Number(n.toFixed(4))));
       lines.push([dataset, prompt, ...rounded]);
     };
-    const { total, datasets } = this.found;
+    const { total, datasets } = this.comparison;
     if (total) add("mean", "", total);
-    for (const { name, own, prompts } of datasets) {
-      if (own) add(name, "", own);
-      prompts.forEach((prompt) => add(name, prompt.name, prompt));
+    for (const { name, datasetLine, promptLines } of datasets) {
+      if (datasetLine) add(name, "", datasetLine);
+      promptLines.forEach((line) => add(name, line.name, line));
     }
     return toCsv(lines);
   }

@@ -1,8 +1,9 @@
 """Answers of many models on the same rows, packed, so that a page compares any two.
 
-The page subtracts answers row by row and gives normal intervals (`page_pairs.js`). An
-answer is the place of its score in a list of the scores that occur, which takes one bit
-where answers are right or wrong: 296 experts on 113 prompts of 300 rows take 1.3 MB.
+The page subtracts answers row by row and gives normal intervals
+(`page_differences.js`). Of an answer it has the place of its score in a list of the
+scores that occur. This takes one bit where answers are right or wrong: 296 experts on
+113 prompts of 300 rows take 1.3 MB.
 """
 
 import base64

@@ -160,7 +160,7 @@ def test_packed_answers_are_unpacked_in_the_browser_as_they_were(opened):
     data = "pairTables[0].data"
     for place, label in enumerate(("a", "b")):
         answers = f"unpackAnswers({data}.tasks, {data}.models[{place}])"
-        unpacked = tab.run(f"{answers}.map((own) => [...own])")
+        unpacked = tab.run(f"{answers}.map((scores) => [...scores])")
         expected = [
             column.values.tolist() for _, column in sorted(models[label].items())
         ]
@@ -172,7 +172,7 @@ def test_numbers_are_rounded_as_those_of_the_tables(opened):
     tab = opened(pairs_of({"one": draw(rng, 0.6), "other": draw(rng, 0.5)}))
     # Of 400 rows, each fourth mean lies half way between two tenths, such as 12.25.
     values = [*np.arange(-400, 401) / 4, *(100 * np.arange(1, 300) / 300)]
-    shown = tab.run(f"{[float(v) for v in values]}.map((one) => shownNumber(one))")
+    shown = tab.run(f"{[float(v) for v in values]}.map((value) => shownNumber(value))")
     assert shown == [text.number(float(value)) for value in values]
 
 
