@@ -244,7 +244,7 @@ class Library:
         Args:
           texts: As for `route`. Those of a single token are left out, which is
             printed.
-          among: As for `route`.
+          among: Names of the experts that are compared; all by default.
 
         Returns:
           `(name, value)`, greatest first, equal ones by name; the value is the
@@ -289,7 +289,7 @@ class Library:
             all.
           calibrates: Whether the mean of each choice over the texts is taken away, for
             which there have to be eight.
-          among: As for `route`.
+          among: Names of the experts that are asked; all by default.
 
         Returns:
           Float64 [texts, choices], in nats; the greatest of a text is the answer.

@@ -267,7 +267,7 @@ def save(
       folder: A new folder; parents are made.
       spec: Fields of the adapter's specification.
       params: The expert's tensors, layers stacked.
-      base: As for `load`.
+      base: Parameters of the model without adapters; leaves need only a `shape`.
       name: The adapter's; a dot becomes `_`, as torch takes none.
       base_name: Name or folder of the base; "" for none.
       recipe: What it is made of, kept beside it (`recipes`); {} keeps nothing.
@@ -313,7 +313,7 @@ def check_can_save(spec: Mapping[str, Any], base: Params) -> None:
 
     Args:
       spec: Fields of the adapter's specification.
-      base: As for `load`.
+      base: Parameters of the model without adapters; leaves need only a `shape`.
     """
     shape = model_shape(base)
     adapterhub_settings.write(spec, shape, name="any", width=1, base_name="")

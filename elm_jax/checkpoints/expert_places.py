@@ -70,7 +70,7 @@ def write(
     Raises:
       CheckpointError: The place cannot be written, or has an expert of this name.
       ConfigError: It is no place.
-      MissingExtraError: As for `opened`.
+      MissingExtraError: The place is on the Hub, and huggingface_hub is not installed.
     """
     if not _is_url(place):
         save(paths.absolute(place))

@@ -163,7 +163,7 @@ def check_same_tensors(actual: Params, expected: Params, *, of: str) -> None:
 
     Args:
       actual: Tree of arrays or shapes.
-      expected: Likewise, as it should be.
+      expected: Tree of arrays or shapes, as they should be.
       of: What `actual` is, for the message.
     """
     difference = trees.diff(actual, expected)

@@ -31,7 +31,7 @@ def model_fields(
 
     Args:
       model: Opened.
-      ignored_fields: As for `huggingface_config.to_fields`.
+      ignored_fields: Names of fields that no T5 has and that may be ignored.
 
     Raises:
       CheckpointError: It is no T5 that our network can compute, or what the file and

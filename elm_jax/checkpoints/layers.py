@@ -45,7 +45,8 @@ def group_layers(
       leaves: Arrays or what else has a `shape`, by `/`-joined name.
 
     Raises:
-      CheckpointError: As `stack_layers`.
+      CheckpointError: Layers of a stack do not hold the same tensors, or one is
+        missing.
     """
     single: dict[str, _Leaf] = {}
     stacks: dict[str, dict[int, _Leaf]] = {}

@@ -262,7 +262,8 @@ def parse(text: bytes, path: object) -> Manifest:
       path: Its place, for messages.
 
     Raises:
-      CheckpointError: As `read_manifest`.
+      CheckpointError: It is no JSON, of another version, or its fields are not those of
+        a manifest, or were changed after it was written.
     """
     try:
         sealed = json_files.parse(text)

@@ -83,7 +83,7 @@ def from_tensors(
 
     Args:
       named: One expert's tensors.
-      expected: As for `load_elm`.
+      expected: What the expert must hold, by our names; leaves need only a `shape`.
       of: Where the tensors are from, for the messages.
 
     Raises:

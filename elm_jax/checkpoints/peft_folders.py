@@ -241,7 +241,7 @@ def save_lora(
       folder: A new folder; parents are made.
       spec: Fields of the adapter's specification.
       params: The expert's tensors, layers stacked.
-      base: As for `load_peft`.
+      base: Parameters of the model without adapters; leaves need only a `shape`.
       base_name: Name or folder of the base for PEFT's users.
       recipe: What it is made of, kept beside it (`recipes`); {} keeps nothing.
 

@@ -26,7 +26,7 @@ def find_changes(
 
     Args:
       old_values: JSON values by name, nested or not.
-      new_values: Likewise.
+      new_values: JSON values by name, to compare with these.
     """
     old, new = trees.flatten(old_values), trees.flatten(new_values)
     return [

@@ -51,7 +51,7 @@ def save_expert(
       recipe: All that decides the parameters: what a killed writer left of the same
         recipe is kept.
       on_bytes: Called with the bytes written so far.
-      attached: As for `experts.save_expert`.
+      attached: Content of files that are saved beside the parameters, by name.
       leaf_facts: Facts, by name, that leaves add when they are read; they are kept with
         the finished leaves, and go into the manifest's `data`.
 

@@ -180,7 +180,8 @@ def as_leaf(store: Any, *, block_bytes: int = CHUNK_BYTES) -> Leaf:
 
     Args:
       store: What the future of `start_open` gives.
-      block_bytes: As for `open_leaves`.
+      block_bytes: Size of a part that is read at once; more where more is stored as
+        one.
     """
     shape = tuple(store.shape)
     rows = store.chunk_layout.read_chunk.shape[0] if shape else 1

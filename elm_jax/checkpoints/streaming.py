@@ -36,7 +36,7 @@ def save_base(
       make_manifest: Makes the manifest from the fingerprint, which is known last.
       dtype: Of all leaves on disk.
       on_bytes: Called with the bytes written so far.
-      attached: As for `experts.save_expert`.
+      attached: Content of files that are saved beside the parameters, by name.
 
     Returns:
       The manifest.
@@ -105,7 +105,8 @@ def open_expert(
 
     Args:
       folder: Of the expert or base.
-      block_bytes: As for `stores.open_leaves`.
+      block_bytes: Size of a part that is read at once; more where more is stored as
+        one.
 
     Raises:
       CheckpointError: It is missing or torn, or has other tensors than were saved.

@@ -97,7 +97,7 @@ def load_t5x(path: str | pathlib.Path) -> tuple[dict[str, Any], int]:
     """Returns the weights of a T5X checkpoint, layers stacked, and its step.
 
     Args:
-      path: As for `open_t5x`.
+      path: A folder `checkpoint_<step>`, or its URL, such as `gs://bucket/...`.
 
     Returns:
       Float32 arrays under T5X's names, but with the layers of a stack on axis 0 below

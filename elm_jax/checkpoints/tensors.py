@@ -90,7 +90,8 @@ def stack(plain: Mapping[str, Tensor]) -> dict[str, Leaf]:
     """Returns the leaves of plain tensors, with `layers_<n>` joined to `layers`.
 
     Raises:
-      CheckpointError: As `layers.stack_layers`.
+      CheckpointError: Layers of a stack do not hold the same tensors, or one is
+        missing.
     """
     single, stacks = layers.group_layers(plain)
     leaves = {name: whole(tensor) for name, tensor in single.items()}

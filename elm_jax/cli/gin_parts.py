@@ -84,7 +84,7 @@ def not_replaced(
 
     Args:
       unused: Names of all that nothing reads.
-      parts: As `replaced` gives them.
+      parts: Parts that flags replace, with the field that each was in: from `replaced`.
       bindings: Those of the flags, which themselves have to be read.
     """
     unexplained = []

@@ -59,7 +59,7 @@ def devices(target: targets.Target) -> Sequence[Any]:
     """Returns all devices of a target, in the order of JAX's meshes.
 
     Raises:
-      MissingExtraError: As `check_installed`.
+      MissingExtraError: Nothing here compiles for the target.
     """
     check_installed(target)
     if target.platform == "cuda":

@@ -125,7 +125,7 @@ def planned(
 
     Raises:
       ConfigError: No such task, or the split's name cannot be a folder's.
-      DataError: As `open_cache`.
+      DataError: Data is missing, does not fit or is empty.
       TemplateError: The template is missing.
     """
     task = tasks.registry.task(task_name)

@@ -243,7 +243,7 @@ def check_template(template: Any, limits: limited.Limits) -> None:
 
     Args:
       template: What `load_template` gives; only Jinja's can be wrong.
-      limits: As for `render_rows`.
+      limits: Time and memory that the template may take for a row.
     """
     if limited_rendering.is_strange(template):
         limited_rendering.check(template, limits)

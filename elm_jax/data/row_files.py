@@ -155,7 +155,8 @@ def delimited_rows(
       has_quotes: Whether fields may be in double quotes, as in CSV.
 
     Raises:
-      ValueError: As `csv_rows`.
+      ValueError: Two columns share a name, a quote is never closed or is followed by
+        more text, or a record is too long.
     """
     quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
     # This limit is of the whole process; rendering counts rows that are too long.

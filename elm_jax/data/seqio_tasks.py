@@ -86,10 +86,10 @@ def to_seqio_score_eval(
 
     Args:
       task: A prompted task whose rows have answer choices.
-      vocabulary: As for `to_seqio`.
-      features: As for `to_seqio`.
-      data_options: As for `to_seqio`.
-      render_fn: As for `to_seqio`.
+      vocabulary: Of inputs and targets.
+      features: Tells whether inputs end with the end token; its lengths are not used.
+      data_options: Where data and templates are.
+      render_fn: Gives the texts of a split; None reads and renders the task's rows.
       metric_fns: SeqIO metric functions of `(targets, scores)`.
     """
     seqio = tensorflow_imports.import_seqio()
@@ -159,7 +159,7 @@ def register_with_seqio(
     Args:
       names: Names or patterns of tasks and mixtures; a mixture brings its tasks.
       vocabulary: Of inputs and targets.
-      features: As for `to_seqio`.
+      features: Tells whether inputs end with the end token; its lengths are not used.
       data_options: Where data and templates are.
       metric_fns: SeqIO metric functions by the names that tasks use; those not
         given are left out. `rank_classification` is that of the ranking tasks.

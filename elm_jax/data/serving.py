@@ -289,10 +289,10 @@ def missing(
     Also "" if no place knows the split; then `serve` raises an error.
 
     Args:
-      source: As for `serve`.
-      split: As for `serve`.
-      data_dir: As for `serve`.
-      order: As for `serve`.
+      source: An `AnyOf`, or a source that is the only place of its rows.
+      split: A split or a part of one, such as `validation[:300]~42`.
+      data_dir: The user's data folder.
+      order: Kinds of places that are used, the preferred one first.
     """
     part = Part.parse(split)
     options = [Option("own", source, {part.split: part.split})]

@@ -272,10 +272,10 @@ def lengths(features: tasks.Features) -> shapes_lib.Lengths:
     """Returns the lengths of all batches with T5's share and spans of dropped tokens.
 
     Args:
-      features: As for `chunk_length`.
+      features: Lengths, with room for sentinels and end tokens.
 
     Raises:
-      ConfigError: As `chunk_length`.
+      ConfigError: The lengths have no room for a span, its sentinel and the end token.
     """
     chunk = chunk_length(features)
     return _lengths(chunk, *_noise_counts(chunk, _NOISE_DENSITY, _MEAN_SPAN_LENGTH))

@@ -203,7 +203,7 @@ def of_answers(
     Args:
       examples: Give texts of inputs and places in the source; answers have no text.
       inputs: Tokens of each row, int32 [length].
-      answers: Likewise.
+      answers: Tokens of each row's answer, int32 [length].
       manifest: As that of a cache.
     """
     count, targets = len(examples), Ragged.of(answers)

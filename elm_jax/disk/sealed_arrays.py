@@ -61,7 +61,7 @@ def write(
     Args:
       folder: The folder that `folder_of` returns.
       arrays: The arrays by name.
-      recipe: As of `folder_of`.
+      recipe: JSON values that decide the arrays.
 
     Raises:
       DataError: The folder cannot be written.

@@ -78,7 +78,7 @@ def expert_added(
     Args:
       old_rows: Rows of single experts, and of strategies that choose one for each task;
         other rows are ignored.
-      new_rows: As for `scores_unchanged`.
+      new_rows: Rows scored again afterwards; rows of other cells are ignored.
     """
     scored_again = {(row.expert, row.task, row.split) for row in new_rows}
     old = [row for row in old_rows if (row.expert, row.task, row.split) in scored_again]

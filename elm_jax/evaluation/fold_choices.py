@@ -99,7 +99,7 @@ class World:
       all_of: The choice by all rows once.
 
     Attributes:
-      all_of: The same.
+      all_of: The choice by all rows once.
       each: float32 [trainings, folds, 1, experts, prompts] of each dataset: what scores
         of a resample on the other folds have to be shifted by to become these, noise
         aside.

@@ -59,7 +59,7 @@ def generate(
       examples: Any number of examples.
       decode_text: Maps token ids, without end and padding, to text.
       batch_size: Examples per call of `decode_fn`, all devices together.
-      least_input_length: As for `rank_classification.rank_classify`.
+      least_input_length: Inputs are padded to this length at least.
       progress: Called after every batch with examples done and in all.
 
     Raises:

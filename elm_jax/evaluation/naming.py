@@ -28,7 +28,7 @@ def check_is_no_label(
 
     Args:
       name: The expert's.
-      kind: Likewise.
+      kind: The expert's kind, as its manifest has it.
       where: Where the name is from, for the message.
       labels: Names of further strategies.
     """
@@ -300,7 +300,7 @@ def averaged(rows: Iterable[results.ResultRow]) -> RowColumns:
     """Returns rows with one row for all trainings of an expert: their mean.
 
     Args:
-      rows: As `told_apart` returns them.
+      rows: Rows in which each expert has another name: from `told_apart`.
     """
     columns = row_columns.of(rows)
     groups = columns.groups("expert", "task", "split", "metric", "protocol")

@@ -14,7 +14,7 @@ class Spread(NamedTuple):
 
     Attributes:
       mean: Over prompts.
-      median: Likewise.
+      median: Over prompts.
       lower: First quartile.
       upper: Third quartile.
       worst: The lowest score of a prompt.

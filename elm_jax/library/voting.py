@@ -31,7 +31,8 @@ def ranked(
       experts: Those that may be retrieved; None for all that have keys.
 
     Raises:
-      LibraryError: As `retrieval.retrieve`.
+      LibraryError: There is no query, one does not fit the keys or is not finite, or an
+        expert has no keys.
     """
     # Checks queries and experts, and knows which keys are equally near.
     retrieval.retrieve(index, queries, experts=experts)
@@ -62,10 +63,11 @@ def ranked_by_means(
     Args:
       index: The keys.
       queries: float32 [queries, width], one or more.
-      experts: As for `ranked`.
+      experts: Names of those that may be retrieved; None for all that have keys.
 
     Raises:
-      LibraryError: As `retrieval.retrieve`.
+      LibraryError: There is no query, one does not fit the keys or is not finite, or an
+        expert has no keys.
     """
     retrieval.retrieve(index, queries, experts=experts)  # which checks both
     query_direction = _direction(np.asarray(queries))

@@ -40,8 +40,8 @@ def make_merged_fn(experts: Sequence[Params], base: Params, beside: Beside) -> M
 
     Args:
       experts: One or more, of the same shapes.
-      base: As of `MergeMethod.merge`.
-      beside: Likewise.
+      base: What the experts started from, without the leaves in `beside`.
+      beside: Leaves of adapters, and how each lies beside those of other experts.
 
     Returns:
       A function of weights by group: of a group of `layer_groups`, or, with `ALL`, of

@@ -43,7 +43,8 @@ class AlignedAverage(MergeMethod):
     alike.
 
     Attributes:
-      weights: As of `averages.Weighted`.
+      weights: One per expert, at least 0 and not all 0, of which only the ratios count;
+        empty for equal ones.
     """
 
     name: ClassVar[str] = "aligned"

@@ -104,7 +104,7 @@ def of(
       experts: Leaves by name.
       base: Of all leaves that are not in `beside`.
       beside: Leaves of adapters, of which the base has none.
-      space: As of `ByLayer`.
+      space: In which numbers LoRAs are merged; `ByLayer.space` lists them.
       rank: Inner width of the result's LoRAs, but for space "parameters".
       reference: The expert whose order the units of bottlenecks get; None for none.
 

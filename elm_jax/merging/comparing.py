@@ -103,8 +103,8 @@ class Part(NamedTuple):
 
     Attributes:
       experts: Two or more trees of equal names and shapes.
-      base: As of `MergeMethod.merge`, for a method that needs it.
-      beside: Likewise.
+      base: What the experts started from, without the leaves in `beside`.
+      beside: Leaves of adapters, and how each lies beside those of other experts.
     """
 
     experts: Sequence[Params]
@@ -119,8 +119,8 @@ def compare(
 
     Args:
       experts: Two or more trees of equal names and shapes.
-      base: As of `MergeMethod.merge`, for a method that needs it.
-      beside: Likewise.
+      base: What the experts started from, without the leaves in `beside`.
+      beside: Leaves of adapters, and how each lies beside those of other experts.
       random_seed: Of the order in which experts are drawn.
 
     Raises:
@@ -140,10 +140,10 @@ def compare_parts(
         parameters in `beside` of an adapter, at least in one layer, of which the
         names then tell: `encoder/layers_3/mlp/wi/kernel`.
       count: Of the experts.
-      random_seed: As for `compare`.
+      random_seed: Of the order in which experts are drawn.
 
     Raises:
-      ConfigError: As `compare`.
+      ConfigError: Trees that differ, or experts of which none changes anything.
     """
     compared: dict[tuple[bool, str, int], LayerComparison] = {}
     in_place, num_places = np.zeros((count, count)), 0

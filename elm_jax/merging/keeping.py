@@ -34,8 +34,8 @@ def sparsify(
       change: Of one expert.
       keep: The way.
       density: The share that is left.
-      dropped: As of `outliers`.
-      spread: As of `della`.
+      dropped: The share of the greatest numbers that goes first, for "outliers".
+      spread: How much the chances of the least and the greatest differ, for "della".
       rng: Source of chance, for "random" and "della".
     """
     if keep == "all":
@@ -160,7 +160,7 @@ def chosen(
       kept_numbers: What is left of `change`.
       change: All of it.
       density: The share that was to be left.
-      how: As of `factor`.
+      how: By what rule the rest is scaled up; see `factor`.
     """
     bits = np.packbits(np.atleast_1d(kept_numbers != 0), axis=-1)
     return Choice(bits, factor(kept_numbers, change, density, how))

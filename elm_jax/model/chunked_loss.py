@@ -43,7 +43,8 @@ def sums(
       kernel: Of the output layer, float32 [D, V]; logits are `hidden @ kernel`.
       tokens: int32 [B, T].
       weights: float32 [B, T].
-      z_loss: As in `loss.make_loss_fn`.
+      z_loss: Factor of the squared log of the softmax's normaliser, which is added to
+        the loss.
       num_chunks: In how many parts the positions are taken.
     """
     length = tokens.shape[1]

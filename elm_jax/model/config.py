@@ -114,13 +114,15 @@ class Execution:
     """How a run computes a model, whatever the model's own record says.
 
     Attributes:
-      dtype: As in T5Config; "" for the model's own, as below.
-      remat: Likewise; "fit" for the fastest that fits on the devices by plan.
-      attention: Likewise.
-      scan_unroll: Likewise; 0 for the model's own.
+      dtype: In which the model computes; "" for the model's own.
+      remat: What the backward pass computes again, as in T5Config; "fit" for the
+        fastest that fits on the devices by plan, "" for the model's own.
+      attention: How attention is computed, as in T5Config; "" for the model's own.
+      scan_unroll: Layers per iteration of the loop over layers; 0 for the model's own.
       attention_dropout: False to drop no attention weights, whatever the model's own
         record says.
-      logits_chunks: As in T5Config; 0 for the model's own.
+      logits_chunks: In how many parts logits and loss are computed, as in T5Config; 0
+        for the model's own.
     """
 
     dtype: str = ""

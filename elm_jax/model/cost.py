@@ -216,8 +216,8 @@ def gathered_bytes(
 
     Args:
       model: The network.
-      trained: As for `activation_bytes`.
-      num_model: Likewise.
+      trained: Names of the parameters that train.
+      num_model: Devices that share heads, feed-forward and vocabulary.
     """
     local, names = model.clone(config=_share(model.config, num_model)), {*trained}
     sizes = {"encoder": 0, "decoder": 0}
@@ -257,8 +257,8 @@ def ranking_bytes(
       shape: The batch, or the share of it that one device has; the targets are the
         choices of an input.
       num_choices: Of each input.
-      num_model: As for `activation_bytes`.
-      platform: Likewise.
+      num_model: Devices that share heads, feed-forward and vocabulary.
+      platform: Of the device, as JAX calls it; "" for any but a TPU.
     """
     rows = shape.batch_size * num_choices
     logits = 4 * rows * shape.targets_length * -(-config.vocab_size // num_model)
@@ -287,8 +287,8 @@ def decoding_bytes(
       shape: The batch, or the share of it that one device has; of the targets the
         greatest length.
       num_beams: Hypotheses of each input.
-      num_model: As for `activation_bytes`.
-      platform: Likewise.
+      num_model: Devices that share heads, feed-forward and vocabulary.
+      platform: Of the device, as JAX calls it; "" for any but a TPU.
     """
     width = config.num_heads * config.head_dim // num_model
     position = 2 * config.num_decoder_layers * width * _itemsize(config)

@@ -82,8 +82,8 @@ def attend(
 
     Args:
       query: bfloat16 [B, H, T, K], not to be scaled.
-      keys: [B, H, S, K], as `values`.
-      values: As `keys`.
+      keys: bfloat16 [B, H, S, K].
+      values: bfloat16 [B, H, S, K].
       mask: Booleans [B, 1, T, S], True where a query may look, or lengths. Booleans
         take the memory that this kernel is to save: T * S numbers a head.
       bias: Added to the logits, [1, H, T, S]; None for nothing.

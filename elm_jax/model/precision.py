@@ -32,7 +32,7 @@ def in_compute_dtype(shape: config_lib.T5Config, params: Params) -> dict[str, An
         bits.
 
     Raises:
-      MissingExtraError: As `held`.
+      MissingExtraError: Matrices are to be rounded to int8, and qwix is not installed.
     """
     leaves = trees.flatten(params)
     return trees.unflatten(
@@ -44,7 +44,7 @@ def held(shape: config_lib.T5Config, name: str, leaf: Any) -> Mapping[str, Any]:
     """Returns a parameter that does not train as it is held: one array or two, by name.
 
     Args:
-      shape: As for `in_compute_dtype`.
+      shape: The model, whose `dtype` and `base_dtype` count.
       name: Of the parameter.
       leaf: An array or a jax.ShapeDtypeStruct. An array of NumPy gives such.
 

@@ -123,7 +123,7 @@ class T5(nn.Module):
           encoder_segment_ids: int32 [B, S] if packed, which needs C = 1.
           decoder_segment_ids: int32 [B, T], with `encoder_segment_ids`.
           deterministic: False drops values; needs the key "dropout".
-          gives_logits: As for a call.
+          gives_logits: False for what the output layer reads, [B * C, T, D].
         """
         length = decoder_input_tokens.shape[1]
         own_mask: stacks.Mask = jnp.tril(jnp.ones((length, length), bool))[None, None]

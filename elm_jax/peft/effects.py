@@ -92,9 +92,9 @@ targets='/(query|value)$')
 
     Args:
       spec: Of the experts' adapters.
-      times: As `Merged.num_beside`.
-      rank: As `Merged.rank`; if it is not 0, it is the inner width, as of adapters that
-        were put beside each other and then cut.
+      times: How many adapters lie beside each other.
+      rank: Inner width of adapters that were put beside each other and then cut; 0 if
+        they were not cut.
 
     Raises:
       ConfigError: Adapters of the kind have no rank.

@@ -96,9 +96,9 @@ class HeatMap:
       baseline: The base model's scores, or None where not scored.
       chosen: For each column, the expert that a strategy chose, or "".
       chosen_by: The strategy's name, which the marks of these cells show.
-      column_marks: As for `Headline`.
+      column_marks: Letters of `marks` that the data of a column needs, by its place.
       marks: As for `Headline`, by (expert, place of the column).
-      legend: As for `Headline`.
+      legend: What the letters mean, a sentence each.
       tasks: Names of the columns' tasks; () where nobody needs them.
       references: What else is shown beside experts, such as strategies.
     """
@@ -170,7 +170,7 @@ class Reference:
 
     Attributes:
       label: The name of the baseline or strategy.
-      values: As in a row of the map.
+      values: Its score on each column of the map; None where it was not scored.
       is_bound: Whether it was chosen by the values that are shown.
     """
 

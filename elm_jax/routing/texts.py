@@ -26,7 +26,7 @@ def bm25(
 
     Args:
       documents: Texts; words are runs of letters and digits, in lower case.
-      queries: Likewise. A word that comes twice counts twice.
+      queries: Texts, too. A word that comes twice counts twice.
       k1: How soon more occurrences of a word in a document count no more.
       b: How much a document's length counts, from 0 to 1.
 

@@ -101,7 +101,7 @@ def spec_from_json(fields: Mapping[str, Any], name: str) -> adapters.AdapterSpec
       name: What it belongs to, for the message.
 
     Raises:
-      CheckpointError: As `adapter_spec`.
+      CheckpointError: The kind or a field of the adapter is unknown or wrong.
     """
     return _from_json(_adapter_from_json, fields, name)
 

@@ -75,8 +75,8 @@ def scoring(
       facts: What is known of these.
       base: Whose record of the model says which function the parameters are.
       data: Vocabulary and lengths.
-      length_normalized: As for `protocol`.
-      decoding: As for `protocol`.
+      length_normalized: Whether a choice's score is divided by its tokens.
+      decoding: How tokens are chosen where a task has no choices.
     """
     shaped_by: list[Any] = [dataset.fingerprint, list(rows), base.manifest.model]
     if dataset.has_choices:

@@ -34,7 +34,7 @@ def compare(
     Args:
       folders: Of two or more experts; of LoRAs in one rank and scale.
       base_dir: Of their base.
-      random_seed: As for `comparing.compare`.
+      random_seed: Of the order in which experts are drawn.
 
     Raises:
       ElmError: One is missing or torn, or they do not fit each other.

@@ -75,8 +75,10 @@ class ImportHuggingFace(ImportBase):
       huggingface_path: A folder, or a name on the Hub, such as `google/flan-t5-xl`.
       revision: On the Hub; None for its main branch.
       dtype: In which the base computes.
-      remat: As in T5Config.
-      base_dtype: Likewise; `int8` halves what a frozen base takes of a device.
+      remat: What the backward pass computes again instead of keeping it, as in
+        T5Config.
+      base_dtype: How a base is held that does not train: "" as it computes, or `int8`,
+        which halves what it takes of a device.
       ignored_fields: Names of fields in config.json that no T5 has and that change
         nothing; others that no T5 has are refused.
     """

@@ -146,7 +146,7 @@ class Base(Expert):
         """Returns the whole model: the base's parameters, replaced by the expert's.
 
         Raises:
-          CheckpointError: As `check_fits`.
+          CheckpointError: The tensors or the model of the expert do not fit.
         """
         self.check_fits(expert)
         return trees.replace(self.params, expert.params)

@@ -126,7 +126,8 @@ class Merge(Run):
         """Merges, unless the same merge is there already, or is by then.
 
         Raises:
-          ElmError: As `merge`.
+          ElmError: Experts do not fit each other, the base or the method, or another
+            merge is there under this name.
         """
         self.merge(operative_config=self.operative_config())
 

@@ -211,7 +211,7 @@ def of_measuring(
     Args:
       base: The base's leaves, which are loaded as float32.
       expert: The expert's.
-      statistics: As of `measured_leaves`.
+      statistics: What is measured with it: from `measured_leaves`.
     """
     whole = 4 * trees.count_params(trees.unflatten(base)) + num_bytes(expert.values())
     return _BASES * whole + _SUMS * num_bytes(statistics.values())

@@ -35,7 +35,7 @@ def step_rows(method: MergeMethod, leaf: Leaf, rows: int, num_experts: int) -> i
     Args:
       method: How experts are merged.
       leaf: Its shape and dtype.
-      rows: As of `piece_rows`.
+      rows: Rows in a part of the merged leaf: from `piece_rows`.
       num_experts: How many there are.
     """
     if not leaf.shape:

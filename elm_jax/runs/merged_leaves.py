@@ -71,7 +71,7 @@ def likes(method: MergeMethod, sources: Sequence[Source]) -> dict[str, Leaf]:
 
     Args:
       method: How experts are merged.
-      sources: They.
+      sources: The experts.
     """
     beside, lies = sides(method, sources), layout(method, sources)
     return {

@@ -159,7 +159,7 @@ def new_manifest(
 
     Args:
       method: How they are merged.
-      infos: Theirs.
+      infos: Manifests of the experts.
       name: Of the result.
       operative_config: Text of the configuration that asked for it.
       source: Where statistics come from, for a method that needs some.

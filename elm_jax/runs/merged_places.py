@@ -51,7 +51,7 @@ class Place:
       method: How they are merged; one that `takes` adapters.
       likes: What has the shapes of the merged parameters, by name.
       experts: The leaves of each, by name.
-      marks: As for `MergeMethod.merge`.
+      marks: Texts by which experts are ordered, such as their fingerprints.
       statistics: What was measured with each, by the same names; empty for nothing.
       facts: What the method tells of the merge; filled when parameters are read.
     """

@@ -23,9 +23,9 @@ def make(
       spec: The spec of each expert's adapters.
       number: The number of experts.
       router: What weighs them.
-      only_chosen: As for `mixture.Mixture`.
+      only_chosen: Whether a token's experts without a weight are not computed.
       settings: Of the records.
-      routes_norms: As for `mixture.Mixture`.
+      routes_norms: Whether layer norms weigh the experts' scales, too.
 
     Raises:
       ConfigError: As `mixture.Mixture`; or layer norms are to be routed, and the router

@@ -92,7 +92,7 @@ def of(
 
     Args:
       scores: By expert, of each example: float [choices], log-probabilities in nats.
-      base: The same of the base.
+      base: The base's log-probabilities of each example's choices.
       examples: Those that were scored; labels are not read.
     """
     return Behaviour(

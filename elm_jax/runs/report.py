@@ -43,8 +43,8 @@ class Report(Run):
     Attributes:
       title: The page's title.
       unseen_tasks: Names or patterns of the tasks nobody trained on.
-      seen_tasks: Likewise of the experts' own tasks; empty leaves their table out.
-      composed_tasks: Likewise of tasks for two skills; empty leaves the claim out.
+      seen_tasks: Names or patterns of the experts' own tasks; empty: no table of them.
+      composed_tasks: Names or patterns of tasks for two skills; empty: no claim.
       merged_expert: The merge that is to solve them.
       merged_parts: The experts in it.
       metric: The metric that is shown of ranked tasks.

@@ -52,7 +52,7 @@ class Scores:
       reported: Has the rows of these tasks.
       questions: Of the tasks, with the behaviour that routers look at.
       split: Of the rows.
-      metric: Likewise.
+      metric: Of the rows.
 
     Raises:
       DataError: The base or an expert lacks a score on a task, two were scored on
@@ -192,7 +192,7 @@ def check_scored(
       everyone: The base, and all experts.
       tasks: That ask.
       split: Of the rows.
-      metric: Likewise.
+      metric: Of the rows.
     """
     rows = reported.all.where(split=split, metric=metric)
     scored = rows.distinct("expert_fingerprint", "task")

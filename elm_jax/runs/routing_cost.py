@@ -103,7 +103,7 @@ def observing(
       settings: Which rows, and how gates are trained.
       num_experts: That are not observed yet.
       inputs_length: Tokens of a padded input.
-      targets_length: Likewise.
+      targets_length: Tokens of a padded target.
     """
     model = t5.T5(shape, spec.adapter_fn(shape.emb_dim))
     params = t5.param_shapes(model)

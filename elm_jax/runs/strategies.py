@@ -167,7 +167,8 @@ class MergeAll(LibraryStrategy):
 
     Attributes:
       method: How they are merged; the mean, of which one is in memory at a time.
-      measuring: As for `MergeTopK`.
+      measuring: On which rows of its own tasks each expert is measured, for a method
+        that needs statistics.
     """
 
     kind: ClassVar[str] = "merged_all"

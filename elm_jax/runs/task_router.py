@@ -109,7 +109,7 @@ class TaskRouter(LibraryStrategy):
         """Returns experts with what ranks them, the best first.
 
         Raises:
-          ElmError: As `pick`.
+          ElmError: What ranks them cannot be computed for this task.
         """
 
 

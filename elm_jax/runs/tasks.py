@@ -55,8 +55,8 @@ class TextRun(Run):
       templates_dir: Where PromptSource's templates were unpacked.
       sources: Kinds of sources, the preferred one first, as in a run's task data;
         `("examples",)` shows rows made by hand and needs no data.
-      protocol: As in a run's task data.
-      limits: As in a run's task data.
+      protocol: Whose choice of rows: "" for ours, `elm` for the original code's.
+      limits: What a template that is not official may cost for a row.
     """
 
     tasks: str | tuple[str, ...]
@@ -101,15 +101,15 @@ class ListTasks(TextRun):
 
     Attributes:
       dataset: Keeps tasks whose dataset matches this shell pattern; "" keeps all.
-      cluster: The same for their cluster.
-      role: The same for their role.
-      metric: The same for one of their metrics.
+      cluster: Keeps tasks whose cluster matches this shell pattern; "" keeps all.
+      role: Keeps tasks whose role matches this shell pattern; "" keeps all.
+      metric: Keeps tasks that have a metric of such a name; "" keeps all.
       num_examples: Examples to show of each task; 0 only lists.
       num_rows: Rows to read of each task, the first ones; 0 for all.
       vocabulary_path: A SentencePiece model to count tokens with; "" leaves them out.
       extra_ids: Its sentinels, as in TaskData.
       feature_lengths: Tokens of `inputs` and `targets` above which texts are cut.
-      max_value_chars: As in a run's task data.
+      max_value_chars: Characters to which templates cut what they print; 0 for none.
       html_path: A page of the same; "" writes none.
     """
 

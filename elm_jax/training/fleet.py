@@ -67,7 +67,7 @@ class Slots:
       num_slots: Experts at a time; rounded up to a multiple of the devices.
       num_lanes: Experts whose steps a device computes as one batch; with 1, one
         after another, all of its slots in one call.
-      num_parts: As for `step.make_train_step`.
+      num_parts: Parts in which a batch is computed, one after another.
 
     Attributes:
       waited_secs: Time in which batches were made, stacked or placed while no step
@@ -172,7 +172,7 @@ class Slots:
         """Returns the program of a step, not yet compiled, to look at its costs.
 
         Args:
-          frozen: As in `step`.
+          frozen: The part of the model that does not train, on all devices.
           stacked: Batches [lanes, ...].
         """
         slots, active, _ = self._choose_lanes({})
@@ -243,15 +243,15 @@ def lower_step(
     """Returns the program of a step as `Slots` has it, by shapes alone.
 
     Args:
-      loss_fn: As for `Slots`, and so all that is not told here.
-      tx: Likewise.
+      loss_fn: Loss of a whole model's parameters on a batch.
+      tx: The optimiser; rates and lengths of schedules may differ by state.
       example: Shapes of a state.
       frozen: Shapes, with shardings, of the part of the model that does not train.
       batch: Shapes of the batch of one expert.
       mesh: Devices, which need not be here.
       num_slots: A multiple of the devices of its axis `data`.
       num_lanes: Experts whose steps a device computes as one batch, at most.
-      num_parts: As for `Slots`.
+      num_parts: Parts in which a batch is computed, one after another.
     """
     per_device = num_slots // mesh.shape[AXIS]
     is_serial = num_lanes == 1

@@ -110,7 +110,7 @@ def differentiate(
       state: Before the step.
       frozen: Parameters that do not train.
       batch: Of the step.
-      num_parts: As for `make_train_step`.
+      num_parts: Parts in which a batch is computed, one after another.
     """
     dropout_rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 

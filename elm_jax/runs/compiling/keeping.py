@@ -116,10 +116,10 @@ def using(folder: pathlib.Path) -> Iterator[Tally]:
     """After `use`, counts programs within the context; tells them at its end.
 
     Args:
-      folder: As for `use`.
+      folder: Where programs are kept; it need not be there.
 
     Raises:
-      DataError: As `use`.
+      DataError: The folder cannot be made or written.
     """
     use(folder)
     tally = Tally()

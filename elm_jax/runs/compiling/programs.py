@@ -53,7 +53,7 @@ class Program:
       devices: Shares of batch and parameters. In a fleet `num_data` counts devices
         that have experts of their own.
       trainable_pattern: Of the names of parameters that train, in steps.
-      optimizer: Likewise.
+      optimizer: Of the parameters that train, in steps.
       train_steps: That its rates are for.
       is_packed: Whether rows hold several examples.
       num_parts: Of the batch, which a step computes one after another.

@@ -38,7 +38,7 @@ class Compiled:
 
     Attributes:
       memory: None if the compiler refused it.
-      work: Likewise.
+      work: None if the compiler refused it.
       lower_secs: Time to trace it.
       compile_secs: Time of the compiler.
       out_of_memory: What the compiler said of too little memory; "" if nothing.

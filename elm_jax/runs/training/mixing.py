@@ -31,8 +31,8 @@ def check_rates(
     """Raises ConfigError if a mixture asks for rates that no model here is trained at.
 
     Args:
-      tasks: As for `caps`.
-      max_examples: As for `caps`.
+      tasks: Names or patterns of tasks and mixtures.
+      max_examples: Limit of each task; 0 for none.
       examples: Data by expert; an expert of one task mixes nothing.
     """
     for mixture in task_registry.registry.mixtures_of(tasks):

@@ -56,8 +56,8 @@ class TrainingSpec:
       experts: All trainings of them by name, also those that other machines train.
       tasks: Names or patterns of tasks and mixtures, which may limit their tasks.
       optimizer: Of the run; programs are compiled for it, whatever the experts' rates.
-      train_steps: Likewise.
-      random_seed: Likewise.
+      train_steps: Steps of the run; experts may have other numbers.
+      random_seed: Seed of the run; experts may have others.
       batch_size: Examples per update, over all devices.
       base_dir: Folder of the base that experts start from; None from scratch.
       model: Shape of a model from scratch; None for the base's.

@@ -32,7 +32,8 @@ def parameter_bytes(
       devices: The devices that train.
       tx: The optimiser.
       trainable: Leaves with `shape` and `dtype`.
-      frozen: Likewise; kept in the dtype that they are computed in.
+      frozen: Leaves with `shape` and `dtype`, kept in the dtype that they are computed
+        in.
 
     Raises:
       ConfigError: An axis of the mesh does not divide a parameter.
@@ -71,7 +72,7 @@ def bytes_per_device(
       devices: The devices that train.
       tx: The optimiser.
       trainable: Leaves with `shape` and `dtype`; they have gradients, too.
-      frozen: Likewise, but without; kept in the dtype that they are computed in.
+      frozen: Leaves without gradients, kept in the dtype that they are computed in.
       platform: Of the devices, as JAX calls it; "" for any but a TPU.
       num_parts: Of the batch, computed one after another; their gradients are summed
         beside those of the part at work.
