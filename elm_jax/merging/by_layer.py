@@ -35,20 +35,32 @@ class ByLayer:
 
     def __iter__(self) -> Iterator[views.View]:
         """Yields each layer of each parameter, and of each LoRA, once."""
-        for view in self._plain():
-            if self.space == "knots":
-                changes = view.changes()
-                if changes.ndim == _MATRICES and changes.any():
-                    view = views.KnotsView(view, changes)
-                del changes  # before the parts of the view are merged
-            yield view
+        return self._in_knots() if self.space == "knots" else self._plain()
+
+    def _in_knots(self) -> Iterator[views.View]:
+        """Yields a view whose vectors are being found after others, or when they end.
+
+        Finding them keeps one of two threads busy, and the other one merges meanwhile.
+        """
+        waiting = None
+        for plain_view in self._plain():
+            view = _in_knots(plain_view)
+            if isinstance(view, views.KnotsView) and view.takes_long:
+                view, waiting = waiting, view
+            if view is not None:
+                yield view
+        if waiting is not None:
+            yield waiting
 
     def _plain(self) -> Iterator[views.View]:
         linear = aligning.places(self.beside, is_linear=True)
         if self.space == "parameters":
             linear = {}
         products = {name for names in linear.values() for name in names}
-        for name, like in self.experts[0].items():
+        leaves = [*self.experts[0].items()]
+        if self.space == "knots":  # wide ones first: their vectors take longest
+            leaves.sort(key=lambda item: -(item[1].shape or (0,))[-1])
+        for name, like in leaves:
             if name not in products:
                 yield from self._of_leaf(name, like)
         for place, names in linear.items():
@@ -87,6 +99,14 @@ class ByLayer:
                     self.out[right][index],
                 ),
             )
+
+
+def _in_knots(view: views.View) -> views.View:
+    """Returns a view of matrices that are not all zeros in the vectors they share."""
+    changes = view.changes()
+    if changes.ndim == _MATRICES and changes.any():
+        return views.KnotsView(view, changes)
+    return view
 
 
 def of(

@@ -1,5 +1,7 @@
 """Singular values of many small and of long matrices, fast on CPUs."""
 
+from concurrent import futures
+
 import numpy as np
 
 from elm_jax.merging import threads
@@ -62,7 +64,18 @@ def nearest_orthonormal(matrix: np.ndarray) -> np.ndarray:
 
 def right_svd(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns s and v of `svd` of long matrices [..., m, n], without u."""
-    squares, vectors = np.linalg.eigh(_gram(matrices))
+    return _right_svd_by(_gram(matrices))
+
+
+def right_svd_begun(
+    matrix: np.ndarray,
+) -> futures.Future[tuple[np.ndarray, np.ndarray]]:
+    """Begins `right_svd` of one matrix, of which only the Gram matrix is then held."""
+    return threads.begun(_right_svd_by, _gram(matrix))
+
+
+def _right_svd_by(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    squares, vectors = np.linalg.eigh(gram)
     sizes = np.sqrt(np.maximum(squares, 0.0))[..., ::-1]
     sizes = np.where(sizes > _LEAST * sizes[..., :1], sizes, 0.0)
     right = np.swapaxes(vectors[..., ::-1], -1, -2)

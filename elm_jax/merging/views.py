@@ -17,6 +17,7 @@ factors are for U and c alone: with equal D the effects are then summed exactly.
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -32,7 +33,8 @@ _KNOTS_CUT = 1e-4
 # Numbers of all experts from which on parts of V are float32, which takes half the
 # time and memory: experts are float32 themselves. They differ by 1e-6 of the greatest.
 _MANY = 1 << 22
-_AT_ONCE = 1 << 20  # of these, that are multiplied at once
+_WIDE = 1 << 8  # columns from which on finding S and U takes long
+_AT_ONCE = 1 << 21  # of these, that are multiplied at once
 Leaves = Mapping[str, np.ndarray]
 
 
@@ -62,6 +64,10 @@ class View(abc.ABC):
     def stack(self) -> stacks.Stack:
         """Returns the same; products of narrow matrices are not made before use."""
         return stacks.Arrays(self.changes())
+
+    def change_of(self, place: int) -> np.ndarray:
+        """Returns what one expert changes, [...], in any dtype; it is read only."""
+        return self.stack().change_of(place)
 
     @abc.abstractmethod
     def put(self, change: np.ndarray) -> None:
@@ -105,12 +111,15 @@ class LeafView(View):
         distances = np.empty((len(self._layer), *self._layer[0].shape))
 
         def write(place: int) -> None:
-            distances[place] = self._layer[place]
-            if self._has_base:
-                distances[place] -= self._origin
+            distances[place] = self.change_of(place)
 
         threads.each(write, range(len(distances)), numbers=distances.size)
         return distances
+
+    def change_of(self, place: int) -> np.ndarray:
+        """Returns the distance of one expert from the base."""
+        layer = self._layer[place]
+        return layer.astype(np.float64) - self._origin if self._has_base else layer
 
     def put(self, change: np.ndarray) -> None:
         """Writes the base with the change."""
@@ -199,38 +208,57 @@ class KnotsView(View):
 
     The changes below each other are `V S U`; the part of V that belongs to an expert
     is what is merged, and `(merged V) S U` is what the result changes.
+
+    Attributes:
+      takes_long: Whether S and U are still being found for a while.
     """
 
     def __init__(self, inner: View, matrices: np.ndarray) -> None:
         """Takes a layer and what experts change there, [experts, p, q]."""
         super().__init__(inner.name, is_inner=inner.is_inner)
-        self._inner = inner
-        count, rows, columns = matrices.shape
-        below = matrices.reshape(count * rows, columns)
-        if len(below) < singular.LONG * columns or below.size < _MANY:
-            left, sizes, right = singular.svd(below)
-            num_kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
-            parts = left[:, :num_kept]
-        else:
-            sizes, right = singular.right_svd(below)
-            num_kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
-            inverse = (right[:num_kept] / sizes[:num_kept, None]).T.astype(np.float32)
-            parts = np.empty((len(below), num_kept), np.float32)
-            at_once = max(1, _AT_ONCE // columns)
-
-            def multiply(start: int) -> None:
-                part = slice(start, start + at_once)
-                np.matmul(below[part].astype(np.float32), inverse, out=parts[part])
-
-            starts = range(0, len(below), at_once)
-            threads.each(multiply, starts, numbers=below.size)
-        self._parts = parts.reshape(count, rows, num_kept)
-        self._shared = sizes[:num_kept, None] * right[:num_kept]
+        self._inner, self._shape = inner, matrices.shape
+        below = matrices.reshape(-1, matrices.shape[2])
+        is_long = len(below) >= singular.LONG * below.shape[1]
+        is_large = is_long and below.size >= _MANY
+        self.takes_long = is_large and below.shape[1] >= _WIDE
+        self._begun = singular.right_svd_begun(below) if is_large else None
+        self._shared = np.zeros(0)  # S U, once it is known
 
     def changes(self) -> np.ndarray:
         """Returns the experts' parts of V, [experts, m, k]; large ones as float32."""
+        count, rows, columns = self._shape
+        if self._begun is None:
+            below = self._inner.changes().reshape(-1, columns)
+            left, sizes, right = singular.svd(below)
+        else:
+            left, (sizes, right) = None, self._begun.result()
+        num_kept = int((sizes > _KNOTS_CUT * sizes[:1]).sum())
+        sizes, right = sizes[:num_kept, None], right[:num_kept]
+        self._shared = sizes * right
+        if left is None:
+            parts = self._multiplied((right / sizes).T.astype(np.float32))
+        else:
+            parts = left[:, :num_kept].reshape(count, rows, num_kept)
         frame, _ = self._inner.frames
-        return self._parts if frame is None else frame @ self._parts
+        return parts if frame is None else frame @ parts
+
+    def _multiplied(self, inverse: np.ndarray) -> np.ndarray:
+        """Returns what experts change times a matrix [q, k], of a few at a time."""
+        count, rows, columns = self._shape
+        parts = np.empty((count, rows, inverse.shape[1]), np.float32)
+        at_once = max(1, _AT_ONCE // (rows * columns))
+
+        def multiply(start: int) -> None:
+            some = parts[start : start + at_once]
+            matrices = np.empty((len(some), rows, columns), np.float32)
+            for number in range(len(some)):
+                matrices[number] = self._inner.change_of(start + number)
+            below = matrices.reshape(-1, columns)
+            np.matmul(below, inverse, out=some.reshape(-1, inverse.shape[1]))
+
+        starts, numbers = range(0, count, at_once), math.prod(self._shape)
+        threads.each(multiply, starts, numbers=numbers, few=2)
+        return parts
 
     def put(self, change: np.ndarray) -> None:
         """Writes what a merged V [m, k] stands for."""

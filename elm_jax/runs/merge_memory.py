@@ -119,12 +119,18 @@ def _of_changes(method: MergeMethod, like: Leaf, step: int, num_experts: int) ->
     if isinstance(method, closed_form.InterferenceMethod) and len(like.shape) > 1:
         rows, columns = like.shape[-2:]
         numbers += 2 * (2 * rows**2 + 2 * columns**2 + 3 * rows * columns)
+    return numbers * _FLOAT64_BYTES + _of_vectors(method, like, num_experts)
+
+
+def _of_vectors(method: MergeMethod, like: Leaf, num_experts: int) -> int:
+    """Returns the bytes that finding singular vectors of a layer takes."""
+    numbers = 0
     if len(like.shape) > 2:  # noqa: PLR2004 - matrices
         rows, columns = like.shape[-2:]
         if isinstance(method, spectral.MatrixMethod):
-            numbers += _decomposed(rows, columns)
+            numbers = _decomposed(rows, columns)
         elif isinstance(method, deltas.DeltaMethod) and method.holds_cores:
-            numbers += _decomposed(num_experts * rows, columns)
+            numbers = _decomposed(num_experts * rows, columns)
     return numbers * _FLOAT64_BYTES
 
 
@@ -150,7 +156,8 @@ def _of_place(
     """Returns what the parameters of an adapter take, which are merged together.
 
     Of each expert a layer is held, and the part that it is of; of the result all
-    layers, until they are written.
+    layers, until they are written. Vectors of one side are found while another one is
+    merged.
     """
     measured = [statistics[name] for name in sides if name in statistics]
     every = [source.leaves[name] for source in sources for name in sides]
@@ -158,10 +165,12 @@ def _of_place(
     held = sum(leaf.rows * leaf_parts.row_bytes(leaf) for leaf in every)
     layer = sum(map(leaf_parts.row_bytes, every))
     ahead = held + layer if held <= merged_places.AHEAD_BYTES else 0
-    cores = 0
+    out = [likes[name] for name in sides]
     if method.on_effects and all(side.is_linear for side in sides.values()):
-        cores = _cores(method, sides, sources).held_bytes(method)
-    return held + ahead + _COPIES * layer + cores + num_bytes(likes[n] for n in sides)
+        beside = _cores(method, sides, sources).held_bytes(method)
+    else:
+        beside = max(_of_vectors(method, like, len(sources)) for like in out)
+    return held + ahead + _COPIES * layer + beside + num_bytes(out)
 
 
 def of_whole(method: MergeMethod, sources: Sequence[Source]) -> int:

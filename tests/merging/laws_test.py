@@ -318,6 +318,7 @@ def test_two_threads_merge_to_the_bits_of_one(monkeypatch, kind, name):
     sample = kinds.sample(kind, COUNTS.get(name, 3))
     monkeypatch.setattr(views, "_MANY", 1)  # the way of many numbers, for knots
     whole = merge(name, sample)
+    monkeypatch.setattr(views, "_WIDE", 1)  # wide matrices, in another order
     monkeypatch.setattr(threads, "_MANY", 0)
     monkeypatch.setattr(threads, "_FEW", 0)
     assert same_bits(merge(name, sample), whole)

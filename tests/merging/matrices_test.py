@@ -1,5 +1,7 @@
 """Methods of matrices against naive versions and what they are the best of."""
 
+import threading
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -7,6 +9,7 @@ import scipy.linalg
 from elm_jax.merging import (
     closed_form,
     core,
+    elementwise,
     keeping,
     methods,
     singular,
@@ -339,6 +342,44 @@ def test_knots_multiplies_a_few_experts_at_a_time_as_all_at_once(monkeypatch):
     monkeypatch.setattr(views, "_AT_ONCE", 70)  # of 480 rows 10 wide: the last is less
     few = change("knots", changes, keep="all", density=1.0)
     np.testing.assert_allclose(few, expected, atol=2e-6 * np.abs(expected).max())
+
+
+def test_others_are_merged_while_the_vectors_of_a_wide_matrix_are_found(monkeypatch):
+    """Of two wide ones, the first is merged while the second is begun; bits stay."""
+    shapes = {"narrow": (60, 5), "wide": (60, 20), "wide_too": (60, 20), "bias": (20,)}
+    changes = {name: RNG.normal(size=(6, *shape)) for name, shape in shapes.items()}
+    changes["zeros"] = np.zeros((6, 60, 20))
+    monkeypatch.setattr(views, "_MANY", 1)
+
+    def merged(*names):
+        """Some of the parameters, of experts whose order does not depend on these."""
+        experts = [{name: changes[name][place] for name in names} for place in range(6)]
+        base = {name: np.zeros(changes[name].shape[1:]) for name in names}
+        return methods.of("knots").merge(experts, base=base, marks=[*"abcdef"]).params
+
+    alone = {name: merged(name)[name] for name in changes}
+    monkeypatch.setattr(views, "_WIDE", 20)
+    order, wide_grams, eigh = [], [], np.linalg.eigh
+    has_others = threading.Event()
+
+    def eigh_after_others(gram):
+        if len(gram) == 20:
+            wide_grams.append(gram)
+            assert len(wide_grams) == 1 or has_others.wait(30)
+        return eigh(gram)
+
+    def change_of(method, layer):
+        order.append(layer.name)
+        if {*order} == {*changes} - {"wide_too"}:
+            has_others.set()
+        return elementwise.Ties._change(method, layer)
+
+    monkeypatch.setattr(np.linalg, "eigh", eigh_after_others)
+    monkeypatch.setattr(spectral.Knots, "_change", change_of)
+    together = merged(*changes)
+    assert order == ["bias", "wide", "zeros", "narrow", "wide_too"]
+    for name, expected in alone.items():
+        np.testing.assert_array_equal(together[name], expected)
 
 
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.99, 1.0])

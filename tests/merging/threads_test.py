@@ -1,5 +1,6 @@
 """What is made of each expert alone is the same on two threads as on one."""
 
+import multiprocessing
 import threading
 import warnings
 
@@ -59,3 +60,54 @@ def test_what_one_thread_raises_is_raised():
 
     with pytest.raises(ValueError, match="item 30"):
         threads.each(work, ITEMS, numbers=MANY)
+
+
+def test_what_is_begun_leaves_one_thread_to_everything_else():
+    is_over = threading.Event()
+    begun = threads.begun(lambda event: event.wait(30), is_over)
+    by = threads.each(lambda _: threading.get_ident(), ITEMS, numbers=MANY)
+    is_over.set()
+    assert begun.result()
+    assert len(set(by)) == 1
+    assert threading.get_ident() not in by
+
+
+def test_what_is_begun_makes_alone_what_it_makes_of_each():
+    """Two that waited for each other's threads would wait forever."""
+    both = [
+        threads.begun(
+            lambda items: threads.each(
+                lambda _: threading.get_ident(), items, numbers=MANY
+            ),
+            ITEMS,
+        )
+        for _ in range(2)
+    ]
+    for begun in both:
+        assert len(set(begun.result(timeout=30))) == 1
+
+
+def test_what_is_begun_warns_of_no_more_than_who_begins_it_and_raises_what_it_raises():
+    with np.errstate(divide="ignore"):
+        assert threads.begun(np.log, np.zeros(1)).result() == -np.inf
+    with np.errstate(divide="raise"):
+        begun = threads.begun(np.log, np.zeros(1))
+    with pytest.raises(FloatingPointError):
+        begun.result()
+
+
+def _answer(answers):
+    answers.put(sum(threads.each(int, ITEMS, numbers=MANY)))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")  # JAX warns, and Python does
+def test_a_process_that_is_forked_has_threads_of_its_own():
+    threads.each(int, ITEMS, numbers=MANY)
+    forking = multiprocessing.get_context("fork")
+    answers = forking.SimpleQueue()
+    process = forking.Process(target=_answer, args=(answers,))
+    process.start()
+    process.join(30)
+    process.kill()
+    assert process.exitcode == 0
+    assert answers.get() == sum(ITEMS)

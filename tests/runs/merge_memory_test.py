@@ -11,9 +11,9 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import manifest
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import averages, methods, task_arithmetic
+from elm_jax.merging import averages, methods, task_arithmetic, threads, views
 from elm_jax.peft import effects
-from elm_jax.runs import merge_memory, merge_sources, merged_leaves
+from elm_jax.runs import merge_memory, merge_sources, merged_leaves, merged_places
 
 FLOAT = np.dtype(np.float32)
 LORA = {"kind": "lora", "rank": 2}
@@ -225,6 +225,42 @@ def test_merging_whole_loras_holds_no_more_than_is_told(name, space):
     written = merge_memory.num_bytes(merged_leaves.likes(method, every).values())
     assert peak < estimate + written
     assert space == "knots" or peak < 8 * 40 * 80 * 80 * 8 / 3
+
+
+@pytest.mark.parametrize("many", [1, 1 << 40])
+@pytest.mark.parametrize("num_experts", [24, 60])
+def test_merging_bottlenecks_in_the_space_of_knots_holds_no_more_than_is_told(
+    monkeypatch, num_experts, many
+):
+    """Of 24, what is 256 wide is three times as long, so that its square is great.
+
+    Of many numbers, it is decomposed while the other side is merged. LAPACK takes three
+    squares that Python does not count.
+    """
+    monkeypatch.setattr(views, "_MANY", many)
+    monkeypatch.setattr(threads, "_MANY", 1)
+    monkeypatch.setattr(merged_places, "AHEAD_BYTES", 0)
+    shapes = {"down/bias": (2, 32), "down/kernel": (2, 256, 32)}
+    shapes |= {"up/bias": (2, 256), "up/kernel": (2, 32, 256)}
+    adapter = {"kind": "bottleneck", "reduction_factor": 8}
+
+    def expert(seed):
+        def leaf(shape):
+            rng = np.random.default_rng(seed)
+            layer = (rng.standard_normal((1, *shape[1:]), FLOAT) for _ in range(2))
+            return Leaf(shape, FLOAT, 1, lambda: layer)
+
+        leaves = {f"decoder/layers/mlp_adapter/{n}": leaf(s) for n, s in shapes.items()}
+        return expert_of({}, seed, 1, adapter)._replace(leaves=leaves)
+
+    every, method = [expert(seed) for seed in range(num_experts)], methods.of("knots")
+    estimate = merge_memory.of_leaves(method, every, {}, {})
+    merged = merged_leaves.merged(method, every, {})
+    tracemalloc.start()
+    assert [sum(map(len, leaf.blocks())) for leaf in merged.values()] == [2] * 4
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak + 3 * 256**2 * 8 < estimate
 
 
 def test_a_sum_of_loras_is_as_many_times_as_wide():
