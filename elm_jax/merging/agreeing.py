@@ -37,7 +37,7 @@ def summed(
     if sign != "all":
         votes = terms if vote == "weighted" else changes
         ballots = np.sign(votes) if sign == "count" else votes
-        elected = np.where(_added(ballots) >= 0, 1.0, -1.0)
+        elected = np.where(_added(ballots) >= 0, 1.0, -1.0).astype(votes.dtype)
         counts = votes * elected > 0
         terms = terms * counts
     else:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elm_jax import errors, trees
+from elm_jax.merging import threads
 from elm_jax.types import Params
 
 # Elements combined at once: bounds the float64 copies and keeps them in cache.
@@ -138,6 +139,12 @@ def check_given(who: str, tree: Params) -> None:
                 expected="finite parameters of the experts and of the base",
                 do="Leave this expert out, or train it again",
             )
+
+
+def check_each_given(named: Sequence[tuple[str, Params]]) -> None:
+    """Raises what `check_given` does for the first expert that it refuses."""
+    numbers = sum(trees.count_params(expert) for _, expert in named)
+    threads.each(lambda each: check_given(*each), named, numbers=numbers)
 
 
 def is_finite(leaf: np.ndarray) -> bool:

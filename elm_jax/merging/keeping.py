@@ -55,7 +55,7 @@ def magnitude(change: np.ndarray, density: float) -> np.ndarray:
     >>> magnitude(np.array([3.0, -1.0, -4.0, 2.0]), 0.5).tolist()
     [3.0, 0.0, -4.0, 0.0]
     """
-    return np.where(_greatest(change, _count(change, density)), change, 0.0)
+    return _or_zero(change, _greatest(change, _count(change, density)))
 
 
 def least(change: np.ndarray, density: float) -> float:
@@ -130,7 +130,7 @@ class Choice:
         width = some.shape[-1] if some.ndim else 1
         bits = np.unpackbits(self.bits[rows], axis=-1, count=width)
         scaled = some if self.factor == 1.0 else some * self.factor
-        return np.where(bits.reshape(some.shape), scaled, 0.0)
+        return _or_zero(scaled, bits.reshape(some.shape))
 
 
 def trimmed(
@@ -208,6 +208,19 @@ def generators(
         seed = [random_seed, zlib.crc32(name.encode()), mark, counts[mark]]
         rngs.append(np.random.default_rng(seed))
     return rngs
+
+
+def _or_zero(numbers: np.ndarray, are_kept: np.ndarray) -> np.ndarray:
+    """Returns numbers with zeros in place of those that are not kept.
+
+    `np.where` takes several times as long, as it decides about each number. Integers of
+    the same bits times 0 are those of 0.0, also of negative numbers.
+
+    >>> _or_zero(np.array([3.0, -1.0]), np.array([True, False])).tolist()
+    [3.0, 0.0]
+    """
+    bits = numbers.view(f"i{numbers.dtype.itemsize}")
+    return (bits * are_kept).view(numbers.dtype)
 
 
 def _count(change: np.ndarray, density: float) -> int:

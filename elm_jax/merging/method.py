@@ -218,8 +218,8 @@ class MergeMethod(abc.ABC):
         if len(experts) == 1 and method._keeps_one():
             return Merged(combining.copied(experts[0]))
         if not self.shows_not_finite:
-            for place, expert in zip(places, experts, strict=True):
-                combining.check_given(f"expert {place + 1} of {num_given}", expert)
+            names = [f"expert {place + 1} of {num_given}" for place in places]
+            combining.check_each_given([*zip(names, experts, strict=True)])
             combining.check_given("the base", base or {})
         return method._merge_with(experts, base, sides, statistics)
 
