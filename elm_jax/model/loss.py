@@ -1,5 +1,6 @@
 """Cross entropy of a batch of targets."""
 
+import functools
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ _PACKING = (
 def make_loss_fn(model: t5.T5, *, z_loss: float = 0.0) -> LossFn:
     """Returns the loss `(params, batch, dropout_rng) -> (loss, metrics)`.
 
+    Equal models get the same function, so that their programs are compiled once.
+
     The loss is the mean over weighted target tokens in nats, 0 for a batch without
     any. Metrics are float32 sums over the batch: `loss_sum`, `weight_sum` and
     `correct_sum` (weights of the tokens that are also the most likely ones).
@@ -28,6 +31,12 @@ def make_loss_fn(model: t5.T5, *, z_loss: float = 0.0) -> LossFn:
       z_loss: Factor of the squared log of the softmax's normaliser, which is added
         to each token's loss (and so to `loss_sum`) and keeps logits near 0.
     """
+    hashable: Any = model  # as all modules of Flax are
+    return _make_loss_fn(hashable, z_loss)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_loss_fn(model: t5.T5, z_loss: float) -> LossFn:
 
     def loss_fn(
         params: Params, batch: Batch, dropout_rng: Any | None

@@ -6,8 +6,10 @@ differences of indices; packing keeps the tokens of a segment adjacent, so posit
 are accepted for T5X's batches and not needed.
 """
 
+import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,17 @@ from elm_jax.model import fused_attention, layers, stacks
 from elm_jax.types import PAD_ID, AdapterFn, Params
 
 Array = jax.Array
+
+# How a model computes: models that differ in it alone have the same parameters.
+_WITHOUT_PARAMETERS: dict[str, Any] = {
+    "dtype": "float32",
+    "dropout_rate": 0.0,
+    "attention": "einsum",
+    "attention_dropout": True,
+    "logits_chunks": 1,
+    "remat": "none",
+    "scan_unroll": 1,
+}
 
 
 class T5(nn.Module):
@@ -214,7 +227,11 @@ def init_params(model: T5, *, seed: int, shardings: Params | None = None) -> Par
 
 def param_shapes(model: T5) -> Params:
     """Returns the parameters as jax.ShapeDtypeStruct leaves; computes nothing."""
-    return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+    shape = dataclasses.replace(model.config, **_WITHOUT_PARAMETERS)
+    plain: Any = T5(shape, model.adapters)
+    # One trace for callers that are strict about dtypes and those that are not.
+    with jax.numpy_dtype_promotion("standard"):
+        return _init.eval_shape(plain, jax.eval_shape(jax.random.key, 0))
 
 
 @functools.partial(jax.jit, static_argnums=0)

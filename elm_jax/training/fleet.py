@@ -98,16 +98,8 @@ class Slots:
             if is_serial
             else min(num_lanes, self.slots_per_device)
         )
-        split, whole = PartitionSpec(AXIS), PartitionSpec()
-        self._step = _compile_step(
-            loss_fn, tx, mesh=mesh, is_serial=is_serial, num_parts=num_parts
-        )
-        self._put = self._compile(
-            functools.partial(_put, self.slots_per_device), (split, whole, whole)
-        )
-        self._get = self._compile(
-            functools.partial(_get, self.slots_per_device), (split, whole), whole
-        )
+        self._step = _compile_step(loss_fn, tx.update, mesh, is_serial, num_parts)
+        self._put, self._get = _compile_moves(mesh, self.slots_per_device)
         self._states = self._make_empty(example)
 
     def device_of(self, slot: int) -> int:
@@ -180,11 +172,6 @@ class Slots:
         return self._step.lower(self._states, frozen, placed)
 
     @property
-    def num_compiled_steps(self) -> int:
-        """How many programs steps have needed so far: one per shape of a batch."""
-        return self._step._cache_size()
-
-    @property
     def state_bytes(self) -> int:
         """Bytes of all states, over all devices."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self._states))
@@ -214,18 +201,11 @@ class Slots:
         spec = PartitionSpec(AXIS) if split else PartitionSpec()
         return jax.device_put(tree, NamedSharding(self._mesh, spec))
 
-    def _compile(self, fn: Any, in_specs: Any, out_specs: Any = None) -> Any:
-        return _compile(self._mesh, fn, in_specs, out_specs)
-
     def _make_empty(self, example: TrainState) -> Any:
         """Returns states of zeros [slots, ...], split over the devices."""
         shapes = _stacked(example, self._mesh, self.num_slots)
         leaves, structure = jax.tree.flatten(shapes)
-        make = jax.jit(
-            lambda: [jnp.zeros(s.shape, s.dtype) for s in leaves],
-            out_shardings=[s.sharding for s in leaves],
-        )
-        return jax.tree.unflatten(structure, make())
+        return jax.tree.unflatten(structure, _compile_zeros(tuple(leaves))())
 
 
 def lower_step(
@@ -262,9 +242,7 @@ def lower_step(
         dims = (lanes * mesh.shape[AXIS], *shape)
         return jax.ShapeDtypeStruct(dims, dtype, sharding=place)
 
-    step = _compile_step(
-        loss_fn, tx, mesh=mesh, is_serial=is_serial, num_parts=num_parts
-    )
+    step = _compile_step(loss_fn, tx.update, mesh, is_serial, num_parts)
     batches = {n: of_lanes(leaf.shape, leaf.dtype) for n, leaf in batch.items()}
     return step.lower(
         _stacked(example, mesh, num_slots),
@@ -273,12 +251,13 @@ def lower_step(
     )
 
 
+# Fleets that have the same programs share them: they are traced and compiled once.
+@functools.lru_cache(maxsize=16)
 def _compile_step(
     loss_fn: LossFn,
-    tx: optax.GradientTransformation,
-    *,
+    update_fn: optax.TransformUpdateFn,
     mesh: Mesh,
-    is_serial: bool,
+    is_serial: bool,  # noqa: FBT001
     num_parts: int,
 ) -> Any:
     """Returns `(states, frozen, (batches, slots, active)) -> (states, metrics)`."""
@@ -288,9 +267,29 @@ def _compile_step(
     differentiate = functools.partial(
         step_lib.differentiate, loss_fn, num_parts=num_parts
     )
-    step = functools.partial(run_lanes, differentiate, functools.partial(update, tx))
+    update_lane = functools.partial(update, update_fn)
+    step = functools.partial(run_lanes, differentiate, update_lane)
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     return _compile(mesh, step, (split, whole, split))
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_moves(mesh: Mesh, slots_per_device: int) -> tuple[Any, Any]:
+    """Returns what puts a state into a slot, and what gets it."""
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    put, get = (functools.partial(move, slots_per_device) for move in (_put, _get))
+    return (
+        _compile(mesh, put, (split, whole, whole)),
+        _compile(mesh, get, (split, whole), whole),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _compile_zeros(shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
+    return jax.jit(
+        lambda: [jnp.zeros(s.shape, s.dtype) for s in shapes],
+        out_shardings=[s.sharding for s in shapes],
+    )
 
 
 def _compile(mesh: Mesh, fn: Any, in_specs: Any, out_specs: Any = None) -> Any:

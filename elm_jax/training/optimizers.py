@@ -7,6 +7,7 @@ and AdamW's epsilon is added after bias correction, not before.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -69,15 +70,11 @@ class AdamW:
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
         """Returns the transformation; its new states are for `num_steps` steps."""
-        adamw = optax.chain(
-            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
-            optax.add_decayed_weights(self.weight_decay),
-            schedules.scale_by_schedule(self.schedule(num_steps)),
+        # Rates are in the state, so that trainings at all of them share one program.
+        any_rate = dataclasses.replace(
+            self, learning_rate=0.0, warmup_steps=0, decay="constant"
         )
-        parts = [_clip(self.clip_norm), adamw]
-        if self.scale_by_parameter:
-            parts.append(per_tensor(optax.scale_by_param_block_rms()))
-        return _allow_promotion(optax.chain(*parts))
+        return schedules.starting_with(_adamw(any_rate), self.schedule(num_steps))
 
     def learning_rate_at(self, step: int, *, num_steps: int) -> float:
         """Returns the rate of the update that follows `step` finished ones.
@@ -125,17 +122,8 @@ class Adafactor:
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
         """Returns the transformation; its new states are for `num_steps` steps."""
-        factored = optax.scale_by_factored_rms(
-            decay_rate=self.decay_rate, epsilon=self.eps, min_dim_size_to_factor=1
-        )
-        clipped = optax.clip_by_block_rms(self.clip_threshold)
-        return _allow_promotion(
-            optax.chain(
-                _clip(self.clip_norm),
-                per_tensor(optax.chain(factored, clipped)),
-                schedules.scale_by_schedule(self.schedule(num_steps)),
-            )
-        )
+        any_rate = dataclasses.replace(self, learning_rate=0.0, warmup_steps=0)
+        return schedules.starting_with(_adafactor(any_rate), self.schedule(num_steps))
 
     def learning_rate_at(self, step: int, *, num_steps: int) -> float:
         """Returns the rate of the update that follows `step` finished ones.
@@ -151,6 +139,34 @@ class Adafactor:
         """Returns the rates of a training of `num_steps` steps."""
         rate = self.learning_rate
         return schedules.Schedule(rate, rate, self.warmup_steps, num_steps)
+
+
+@functools.lru_cache(maxsize=32)
+def _adamw(options: AdamW) -> optax.GradientTransformation:
+    adamw = optax.chain(
+        optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps),
+        optax.add_decayed_weights(options.weight_decay),
+        schedules.scale_by_schedule(),
+    )
+    parts = [_clip(options.clip_norm), adamw]
+    if options.scale_by_parameter:
+        parts.append(per_tensor(optax.scale_by_param_block_rms()))
+    return _allow_promotion(optax.chain(*parts))
+
+
+@functools.lru_cache(maxsize=32)
+def _adafactor(options: Adafactor) -> optax.GradientTransformation:
+    factored = optax.scale_by_factored_rms(
+        decay_rate=options.decay_rate, epsilon=options.eps, min_dim_size_to_factor=1
+    )
+    clipped = optax.clip_by_block_rms(options.clip_threshold)
+    return _allow_promotion(
+        optax.chain(
+            _clip(options.clip_norm),
+            per_tensor(optax.chain(factored, clipped)),
+            schedules.scale_by_schedule(),
+        )
+    )
 
 
 def per_tensor(tx: optax.GradientTransformation) -> optax.GradientTransformation:

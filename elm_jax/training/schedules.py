@@ -4,6 +4,8 @@ A schedule's numbers lie in the state of the optimiser, so that each expert of a
 brings its own, and an expert trained alone runs the same operations.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,16 +57,15 @@ def rate_at(schedule: Schedule, step: Any) -> Any:
     return xp.where(step < warmup, rate * (step / xp.maximum(warmup, unit)), line)
 
 
-def scale_by_schedule(schedule: Schedule) -> optax.GradientTransformation:
-    """Returns what multiplies updates by minus the rate; see `set_schedule`.
+def scale_by_schedule() -> optax.GradientTransformation:
+    """Returns what multiplies updates by minus the rate, which its state tells.
 
-    Args:
-      schedule: What a new state holds.
+    A new state has a rate of 0: see `starting_with` and `set_schedule`.
     """
 
     def init(params: Any) -> ScheduleState:
         del params
-        return ScheduleState(jnp.zeros((), jnp.int32), _as_arrays(schedule))
+        return ScheduleState(jnp.zeros((), jnp.int32), _as_arrays(Schedule(0, 0, 0, 0)))
 
     def update(updates: Any, state: Any, params: Any | None = None) -> tuple[Any, Any]:
         del params
@@ -75,8 +76,30 @@ def scale_by_schedule(schedule: Schedule) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+@functools.lru_cache(maxsize=64)
+def starting_with(
+    tx: optax.GradientTransformation, schedule: Schedule
+) -> optax.GradientTransformation:
+    """Returns `tx`, whose new states have a schedule; updates are the same function.
+
+    Equal arguments get the same object, so that their programs are compiled once.
+    """
+
+    def init(params: Any) -> Any:
+        arrays = _as_arrays(schedule)
+        return _change(tx.init(params), lambda old: arrays)
+
+    return optax.GradientTransformation(init, tx.update)
+
+
 def set_schedule(opt_state: Any, schedule: Schedule) -> Any:
     """Returns the state of an optimiser that goes on with another schedule."""
+    new = Schedule(*map(np.float32, schedule))
+    return _change(opt_state, lambda old: Schedule(*map(_put_like, old, new)))
+
+
+def _change(opt_state: Any, schedule_of: Callable[[Schedule], Schedule]) -> Any:
+    """Returns a state with another schedule, made of the one that it has."""
 
     def is_part(node: Any) -> bool:
         return isinstance(node, ScheduleState)
@@ -84,8 +107,7 @@ def set_schedule(opt_state: Any, schedule: Schedule) -> Any:
     def change(node: Any) -> Any:
         if not is_part(node):
             return node
-        old, new = node.schedule, Schedule(*map(np.float32, schedule))
-        return node._replace(schedule=Schedule(*map(_put_like, old, new)))
+        return node._replace(schedule=schedule_of(node.schedule))
 
     return jax.tree.map(change, opt_state, is_leaf=is_part)
 

@@ -53,10 +53,8 @@ def init_state(
     on_device = jax.tree.map(jnp.asarray, dict(params))
     rng = np.asarray(jax.random.key_data(jax.random.key(seed)))
     places = jax.tree.map(lambda leaf: leaf.sharding, plan_state(on_device, tx))
-    donated = () if keeps_params else (1,)
-    begin = jax.jit(
-        _begin, static_argnums=0, donate_argnums=donated, out_shardings=places
-    )
+    leaves, structure = jax.tree.flatten(places)
+    begin = _compile(keeps_params, structure, tuple(leaves))
     return begin(tx, on_device, rng)
 
 
@@ -76,8 +74,7 @@ def plan_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     rng = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    begin = functools.partial(_begin, tx)
-    shapes = jax.eval_shape(begin, jax.tree.map(plain, dict(params)), rng)
+    shapes = _plan(tx, jax.tree.map(plain, dict(params)), rng)
     by_name = trees.flatten(params)
     replicated = _replicate(next(iter(by_name.values())).sharding)
 
@@ -92,6 +89,16 @@ def plan_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
+@functools.lru_cache(maxsize=32)
+def _compile(keeps_params: bool, structure: Any, places: tuple[Sharding, ...]) -> Any:  # noqa: FBT001
+    return jax.jit(
+        _begin,
+        static_argnums=0,
+        donate_argnums=() if keeps_params else 1,
+        out_shardings=jax.tree.unflatten(structure, places),
+    )
+
+
 def _begin(tx: optax.GradientTransformation, params: Params, rng: Any) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -99,6 +106,9 @@ def _begin(tx: optax.GradientTransformation, params: Params, rng: Any) -> TrainS
         opt_state=tx.init(params),
         rng=rng,
     )
+
+
+_plan = jax.jit(_begin, static_argnums=0).eval_shape  # traces what is equal once
 
 
 def _find_param(parts: Sequence[str], by_name: Mapping[str, Any]) -> Any | None:

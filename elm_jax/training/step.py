@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Sharding
 
 from elm_jax import trees
 from elm_jax.training.state import TrainState
@@ -39,15 +40,11 @@ def make_train_step(
         dropout drops, and takes less memory. With more than 1, `loss_fn` must tell its
         `weight_sum`.
     """
-    compiled: dict[Any, StepFn] = {}
 
     def call(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, Metrics]:
-        key = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
-        if key not in compiled:
-            compiled[key] = _compile(loss_fn, tx, state, num_parts)
-        return compiled[key](state, frozen, batch)
+        return _compile(loss_fn, tx, state, num_parts)(state, frozen, batch)
 
     return call
 
@@ -71,28 +68,50 @@ def _compile(
     state: TrainState,
     num_parts: int,
 ) -> Any:
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    leaves, structure = jax.tree.flatten(state)
+    places = tuple(leaf.sharding for leaf in leaves)
+    return _compile_for(loss_fn, tx.update, num_parts, structure, places)
+
+
+@functools.lru_cache(maxsize=32)
+def _compile_for(
+    loss_fn: LossFn,
+    update_fn: optax.TransformUpdateFn,
+    num_parts: int,
+    structure: Any,
+    places: tuple[Sharding, ...],
+) -> Any:
+    """Returns one function for all trainings that have the same program."""
     # Left to itself the compiler may move a parameter, and the next step would have
     # to be compiled again.
     return jax.jit(
-        functools.partial(take_step, loss_fn, tx, num_parts=num_parts),
+        functools.partial(take_step, loss_fn, update_fn, num_parts=num_parts),
         donate_argnums=0,
-        out_shardings=(shardings, None),
+        out_shardings=(jax.tree.unflatten(structure, places), None),
     )
 
 
 def take_step(
     loss_fn: LossFn,
-    tx: optax.GradientTransformation,
+    update_fn: optax.TransformUpdateFn,
     state: TrainState,
     frozen: Params,
     batch: Batch,
     *,
     num_parts: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Returns the next state and metrics; pure, see `make_train_step`."""
+    """Returns the next state and metrics; pure, see `make_train_step`.
+
+    Args:
+      loss_fn: As for `make_train_step`, and so is all that is not told here.
+      update_fn: Of the optimiser, `tx.update`.
+      state: Before the step.
+      frozen: Parameters that do not train.
+      batch: Of the step.
+      num_parts: As for `make_train_step`.
+    """
     grads, metrics = differentiate(loss_fn, state, frozen, batch, num_parts=num_parts)
-    return update(tx, state, grads), metrics
+    return update(update_fn, state, grads), metrics
 
 
 def differentiate(
@@ -130,10 +149,10 @@ def differentiate(
 
 
 def update(
-    tx: optax.GradientTransformation, state: TrainState, grads: Params
+    update_fn: optax.TransformUpdateFn, state: TrainState, grads: Params
 ) -> TrainState:
     """Returns the state after a step with some gradients."""
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    updates, opt_state = update_fn(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     return TrainState(
         step=state.step + 1, params=params, opt_state=opt_state, rng=state.rng
@@ -141,7 +160,7 @@ def update(
 
 
 def update_if(
-    tx: optax.GradientTransformation,
+    update_fn: optax.TransformUpdateFn,
     state: TrainState,
     grads: Params,
     is_active: jax.Array,
@@ -155,10 +174,10 @@ def update_if(
 
     def select(state: TrainState, grads: Params) -> TrainState:
         choose = functools.partial(jnp.where, is_active)
-        return jax.tree.map(choose, update(tx, state, grads), state)
+        return jax.tree.map(choose, update(update_fn, state, grads), state)
 
     def branch(state: TrainState, grads: Params) -> TrainState:
-        take = functools.partial(update, tx)
+        take = functools.partial(update, update_fn)
         return jax.lax.cond(is_active, take, lambda state, _: state, state, grads)
 
     return jax.lax.platform_dependent(state, grads, cpu=branch, default=select)

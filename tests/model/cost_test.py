@@ -68,7 +68,7 @@ def lower_step(shape, sizes, kind):
         opt_state=jax.eval_shape(tx.init, trainable),
         rng=jax.ShapeDtypeStruct((2,), np.uint32),
     )
-    take = functools.partial(step.take_step, loss.make_loss_fn(model), tx)
+    take = functools.partial(step.take_step, loss.make_loss_fn(model), tx.update)
     return jax.jit(take).lower(now, frozen, batch_shapes(sizes))
 
 

@@ -115,7 +115,8 @@ def outcome(family, devices, table):
     batch = {n: a for n, a in arrays.items() if "coder" in n}
     whole, inputs = trees.join(now.params, frozen), batch["encoder_input_tokens"]
     compiled = functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
-    take_step = functools.partial(step.take_step, loss.make_loss_fn(model), tx)
+    loss_fn = loss.make_loss_fn(model)
+    take_step = functools.partial(step.take_step, loss_fn, tx.update)
     # In three programs, as the binaries have them, one after the other: what does not
     # depend on each other in one program, XLA's CPU client runs at once, each device
     # in an order of its own, and devices then wait for each other in a ring.

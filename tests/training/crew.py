@@ -9,11 +9,13 @@ import numpy as np
 from elm_jax.training import fleet_loop, job, loop, optimizers, schedules
 from tests.training import toy
 
+LOSS = toy.CountingLoss()
+
 
 @functools.cache
 def the_fleet():
     """One fleet for all tests: programs compile once, and slots are used again."""
-    return toy.make_toy_fleet(num_slots=4)
+    return toy.make_toy_fleet(num_slots=4, loss_fn=LOSS)
 
 
 def batch_of(seed, n, *, bad_at=None):

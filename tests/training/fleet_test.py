@@ -180,7 +180,8 @@ def test_a_loss_that_is_not_finite_stays_in_its_lane(num_lanes):
 
 
 def test_new_experts_rates_and_lengths_need_no_new_program():
-    fleet, frozen = toy.make_toy_fleet()
+    loss_fn = toy.CountingLoss()
+    fleet, frozen = toy.make_toy_fleet(loss_fn=loss_fn)
     for n, rate in enumerate((0.1, 0.2, 0.3)):
         fresh, _, _ = toy.start()
         schedule = optimizers.AdamW(learning_rate=rate).schedule(10 + n)
@@ -194,10 +195,18 @@ def test_new_experts_rates_and_lengths_need_no_new_program():
             ),
         )
         fleet.step(frozen, {slot: toy.batch_at(n) for slot in range(n + 1)})
-    assert fleet.num_compiled_steps == 1
     fleet.put(0, toy.start()[0])
     fleet.step(frozen, {0: toy.batch_at(0)})
-    assert fleet.num_compiled_steps == 1
+    assert loss_fn.num_traces == 1
+
+
+def test_an_equal_fleet_has_the_programs_of_the_first_and_another_its_own():
+    loss_fn = toy.CountingLoss()
+    for num_slots, num_lanes, num_traces in ((4, 1, 1), (4, 1, 1), (4, 2, 2)):
+        fleet, frozen = toy.make_toy_fleet(num_lanes, num_slots, loss_fn=loss_fn)
+        fleet.put(0, toy.start()[0])
+        fleet.step(frozen, {0: toy.batch_at(0)})
+        assert loss_fn.num_traces == num_traces
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_nothing_of_the_frozen_part_is_in_state_or_program():
     state, frozen, _ = toy.start()
     assert not trees.flatten(frozen).keys() & trees.flatten(state.params).keys()
     tx, _ = toy.make_step()
-    take = functools.partial(step.take_step, toy.loss_fn, tx)
+    take = functools.partial(step.take_step, toy.loss_fn, tx.update)
     jaxpr = jax.make_jaxpr(take)(state, frozen, toy.batch_at(0))
     assert not [constant for constant in jaxpr.consts if np.size(constant) > 1]
 
@@ -74,16 +74,11 @@ def test_over_eight_devices_one_program_keeps_every_array_in_its_place(
     tx = optimizer.make(toy.NUM_STEPS)
     now = state_lib.init_state(trained, tx, seed=0)
     before = jax.tree.map(lambda leaf: leaf.sharding, now)
-    traced = []
-
-    def traced_loss(*arguments):
-        traced.append(1)
-        return toy.loss_fn(*arguments)
-
-    step_fn = step.make_train_step(traced_loss, tx)
+    loss_fn = toy.CountingLoss()
+    step_fn = step.make_train_step(loss_fn, tx)
     for n in range(3):
         now, _ = step_fn(now, frozen, jax.device_put(toy.batch_at(n)))
-    assert len(traced) == 1
+    assert loss_fn.num_traces == 1
     assert jax.tree.map(lambda leaf: leaf.sharding, now) == before
     kernel = now.params["encoder"]["layers"]["adapter"]["kernel"]
     assert len(kernel.sharding.device_set) == 8
@@ -91,6 +86,28 @@ def test_over_eight_devices_one_program_keeps_every_array_in_its_place(
     if optimizer is toy.ADAMW:
         moment = now.opt_state[1][0].mu["encoder"]["layers"]["adapter"]["kernel"]
         assert moment.sharding == kernel.sharding
+
+
+@pytest.mark.parametrize(
+    "make", [optimizers.AdamW, optimizers.Adafactor], ids=["adamw", "adafactor"]
+)
+def test_trainings_that_differ_in_rate_and_length_alone_share_a_program(make):
+    loss_fn, ends = toy.CountingLoss(), []
+    for rate, num_steps in ((0.1, 4), (0.2, 4), (0.1, 8), (0.1, 4)):
+        tx = make(learning_rate=rate, warmup_steps=2).make(num_steps)
+        trained, frozen = trees.split(toy.make_params(), toy.TRAINABLE)
+        now = state_lib.init_state(trained, tx, seed=0)
+        step_fn = step.make_train_step(loss_fn, tx)
+        for n in range(3):
+            now, _ = step_fn(now, frozen, toy.batch_at(n))
+        ends.append(jax.device_get(now))
+    assert loss_fn.num_traces == 1
+    toy.assert_same_bits(ends[3], ends[0])
+    kernels = [end.params["encoder"]["layers"]["adapter"]["kernel"] for end in ends]
+    assert not np.array_equal(kernels[1], kernels[0])
+    other = make(clip_norm=0.25).make(4)
+    step.make_train_step(loss_fn, other)(now, frozen, toy.batch_at(0))
+    assert loss_fn.num_traces == 2
 
 
 SHAPE = config.T5Config(

@@ -86,6 +86,7 @@ def devices_here():
 def keep(run, folder):
     """Compiles a run's programs by shapes alone, as for devices that are not here."""
     planned = of_runs.planned(run, devices_here(), None, all_lengths=True)
+    jax.clear_caches()  # as in a process of its own
     with keeping.into(f"{folder}") as kept_names:
         for each in planned:
             programs.lower(each.program, jax.devices()).compile()
@@ -113,6 +114,7 @@ def test_a_run_compiles_no_step_that_was_kept_for_its_devices(tmp_path):
         assert all(name.startswith(step) for name in kept_names)
         # A folder that was moved is as good: it is not part of what decides a program.
         moved = folder.rename(folder.with_name(f"moved_{step}"))
+        jax.clear_caches()
         with keeping.using(moved) as tally:
             start(built)
         assert tally.num_taken >= count
