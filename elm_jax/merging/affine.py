@@ -1,6 +1,7 @@
 """Sums of what experts change as functions of their weights, which have gradients."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,12 +11,48 @@ import numpy as np
 from elm_jax import trees
 from elm_jax.merging import combining
 from elm_jax.merging.method import Beside
-from elm_jax.types import LAYERS, Params
+from elm_jax.types import LAYERS, Params, Side
 
-MergedFn = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""By group of layers, weights [experts], to the parameters that they give."""
 ALL = ""
 """The group of what is in no other."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MergedFn:
+    """By group of layers, weights [experts], to the parameters that they give.
+
+    It may be an argument of a compiled function, which then serves experts of other
+    values, too, and holds no copy of them.
+
+    Attributes:
+      leaves: What each expert changes, or its adapters, float32 [experts, ...].
+      start: What is added to changes, float32.
+      sides: Adapters that are put beside each other, and how.
+    """
+
+    leaves: dict[str, jax.Array]
+    start: dict[str, jax.Array]
+    sides: tuple[tuple[str, Side], ...] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns parameters.
+
+        Args:
+          weights: Of a group of `layer_groups`, or, with `ALL`, of all that is in no
+            group that is given.
+        """
+        sides, params = dict(self.sides), {}
+        for name, stacked in self.leaves.items():
+            of_each = _spread(name, stacked, weights)
+            side = sides.get(name)
+            if side is None:
+                change = jnp.sum(of_each * stacked, axis=0)
+                params[name] = self.start[name] + change
+                continue
+            scaled = of_each * stacked if side.takes_factor else stacked
+            params[name] = jnp.concatenate([*scaled], axis=side.axis)
+        return trees.unflatten(params)
 
 
 def layer_groups(experts: Params) -> list[str]:
@@ -42,35 +79,21 @@ def make_merged_fn(experts: Sequence[Params], base: Params, beside: Beside) -> M
       experts: One or more, of the same shapes.
       base: What the experts started from, without the leaves in `beside`.
       beside: Leaves of adapters, and how each lies beside those of other experts.
-
-    Returns:
-      A function of weights by group: of a group of `layer_groups`, or, with `ALL`, of
-      all that is in no group that is given.
     """
     combining.check_alike(experts)
     flat = [trees.flatten(expert) for expert in experts]
-    start = trees.flatten(base)
-    leaves: dict[str, Any] = {}
+    flat_base = trees.flatten(base)
+    leaves: dict[str, jax.Array] = {}
+    start: dict[str, jax.Array] = {}
     for name in flat[0]:
         several = [np.asarray(expert[name], np.float32) for expert in flat]
         if name not in beside:
-            several = [leaf - np.float32(start[name]) for leaf in several]
+            origin = np.asarray(flat_base[name], np.float32)
+            several = [leaf - origin for leaf in several]
+            start[name] = jnp.asarray(origin)
         leaves[name] = jnp.asarray(np.stack(several))
 
-    def merged(weights: Mapping[str, Any]) -> dict[str, Any]:
-        params = {}
-        for name, stacked in leaves.items():
-            of_each = _spread(name, stacked, weights)
-            side = beside.get(name)
-            if side is None:
-                like = jnp.asarray(np.asarray(start[name], np.float32))
-                params[name] = like + jnp.sum(of_each * stacked, axis=0)
-                continue
-            scaled = of_each * stacked if side.takes_factor else stacked
-            params[name] = jnp.concatenate([*scaled], axis=side.axis)
-        return trees.unflatten(params)
-
-    return merged
+    return MergedFn(leaves, start, tuple(beside.items()))
 
 
 def _spread(name: str, stacked: Any, weights: Mapping[str, Any]) -> jax.Array:

@@ -15,7 +15,7 @@ from elm_jax import errors, trees
 from elm_jax.evaluation import answers, statistics
 from elm_jax.merging import affine, task_arithmetic
 from elm_jax.merging.method import MergeMethod
-from elm_jax.model import precision, scoring
+from elm_jax.model import precision, scoring, t5
 from elm_jax.peft import effects
 from elm_jax.runs import (
     bases,
@@ -139,20 +139,8 @@ class Problem:
                     do="Leave the task out, or take a search by scores",
                 )
         merged, spec, _ = self._merged
-        score = scoring.make_score_fn(bases.build_model(self.base.config, spec))
-
-        def total(
-            weights: Any, start: Any, inputs: Any, choices: Any, mask: Any, right: Any
-        ) -> Any:
-            params = trees.replace(start, merged(weights))
-            scores = jnp.where(mask, score(params, inputs, choices, mask), -1e9)
-            log_p = jax.nn.log_softmax(scores)
-            if objective == "loss":
-                return -jnp.sum(right * log_p)
-            is_row = jnp.sum(right, axis=1, keepdims=True)
-            return -jnp.sum(is_row * jnp.where(mask, jnp.exp(log_p) * log_p, 0.0))
-
-        slope = jax.jit(jax.value_and_grad(total))
+        hashable: Any = bases.build_model(self.base.config, spec)
+        slope = _make_slope_fn(hashable, objective)
         whole = dict(self.base.params)
         if (
             self.base.config.base_dtype
@@ -167,7 +155,7 @@ class Problem:
             arrays = {n: jnp.asarray(w, jnp.float32) for n, w in weights.items()}
             value, slopes = 0.0, {n: np.zeros(w.shape) for n, w in arrays.items()}
             for share, batch in batches:
-                batch_value, gradient = slope(arrays, whole, *batch)
+                batch_value, gradient = slope(arrays, merged, whole, *batch)
                 value += share * float(batch_value)
                 for name, leaf in gradient.items():
                     slopes[name] += share * np.float64(leaf)
@@ -194,3 +182,28 @@ class Problem:
                     (share, (inputs, choices, mask, right * is_row[:, None]))
                 )
         return batches
+
+
+@functools.lru_cache(maxsize=8)  # searches among experts of one kind compile once
+def _make_slope_fn(model: t5.T5, objective: str) -> Any:
+    """Returns the compiled sum over rows of a batch, and its gradient by weights."""
+    score = scoring.make_score_fn(model)
+
+    def total(
+        weights: Any,
+        merged: affine.MergedFn,
+        start: Any,
+        inputs: Any,
+        choices: Any,
+        mask: Any,
+        right: Any,
+    ) -> Any:
+        params = trees.replace(start, merged(weights))
+        scores = jnp.where(mask, score(params, inputs, choices, mask), -1e9)
+        log_p = jax.nn.log_softmax(scores)
+        if objective == "loss":
+            return -jnp.sum(right * log_p)
+        is_row = jnp.sum(right, axis=1, keepdims=True)
+        return -jnp.sum(is_row * jnp.where(mask, jnp.exp(log_p) * log_p, 0.0))
+
+    return jax.jit(jax.value_and_grad(total))

@@ -253,6 +253,8 @@ def test_choices_of_one_text_are_one_answer_by_hand(
         return lambda params, inputs, choices, mask: np.tile(fixed, (len(inputs), 1))
 
     monkeypatch.setattr(search_problems.scoring, "make_score_fn", make_fixed_score_fn)
+    make_anew = search_problems._make_slope_fn.__wrapped__
+    monkeypatch.setattr(search_problems, "_make_slope_fn", make_anew)
     for objective, expected in (("loss", loss), ("entropy", entropy)):
         value, _ = problem.slope_fn(objective)({affine.ALL: np.ones(3)})
         assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
