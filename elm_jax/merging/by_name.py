@@ -2,15 +2,22 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from elm_jax import fields, trees
-from elm_jax.merging import averages, combining, layers
-from elm_jax.merging.method import Beside, Merged, MergeMethod, Unit
-from elm_jax.types import Params
+from elm_jax.merging import aligning, averages, combining, deltas, layers
+from elm_jax.merging.method import (
+    NOTHING,
+    Beside,
+    Layout,
+    Merged,
+    MergeMethod,
+    Unit,
+)
+from elm_jax.types import Params, Side
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,8 +26,12 @@ class ByName(MergeMethod):
 
     A parameter of a stack of layers is looked at a layer at a time, and the layer is in
     its name: `encoder/layers_3/mlp/wi_0/kernel`. The first pattern that is found in the
-    name decides; where none is, the method has its own weights. Sums of adapters
-    cannot have weights by name, as their layers would not be equally wide.
+    name decides; where none is, the method has its own weights. All parameters of an
+    adapter need the same weights, if the method merges what adapters do.
+
+    Where adapters are put beside each other, the merged adapters of layers that have
+    fewer experts, as the others' weights are 0 there, are filled up with units, or
+    ranks, that add nothing.
 
     Attributes:
       method: How experts are merged; one that takes weights, and parts of experts.
@@ -85,9 +96,14 @@ class ByName(MergeMethod):
         return self.method.shows_not_finite
 
     @property
+    def on_effects(self) -> bool:
+        """As its method."""
+        return self.method.on_effects
+
+    @property
     def unit(self) -> Unit:
-        """A layer, since that may have weights of its own."""
-        return "tensor"
+        """A layer, since that may have weights of its own; of adapters all of it."""
+        return "place" if self.needs_base or self.knows_adapters else "tensor"
 
     def check(self, num_experts: int) -> None:
         """Raises ConfigError unless all weights are for this many experts."""
@@ -105,12 +121,18 @@ class ByName(MergeMethod):
             "weights_of": weights_of,
         }
 
-    def check_names(self, names: Iterable[str], num_layers: Mapping[str, int]) -> None:
-        """Raises ConfigError for a pattern that decides for no name.
+    def check_names(
+        self,
+        names: Iterable[str],
+        num_layers: Mapping[str, int],
+        beside: Beside = NOTHING,
+    ) -> None:
+        """Raises ConfigError for a pattern that decides for no name or half an adapter.
 
         Args:
           names: Of all parameters.
           num_layers: Of those that are stacks, by name.
+          beside: Those of adapters that the method merges as such.
         """
         every = [
             unit
@@ -124,10 +146,12 @@ class ByName(MergeMethod):
                     expected=f"one that is in a name such as {every[0]}",
                     do="Correct it; layers are `layers_0`, `layers_1` and so on",
                 )
-        deciding = {
-            next((p for p in self.weights_of if re.search(p, unit)), None)
-            for unit in every
-        }
+        for place in sorted({side.place for side in beside.values()}):
+            place_names = [name for name in names if name.startswith(f"{place}/")]
+            shapes = (np.empty((num_layers.get(n, 0), 0)) for n in place_names)
+            for units in zip(*map(layers.units, place_names, shapes), strict=True):
+                self._check_same([unit for unit, _ in units])
+        deciding = {self._pattern_of(unit) for unit in every}
         for pattern in self.weights_of:
             if pattern not in deciding:
                 combining.refuse(
@@ -148,40 +172,113 @@ class ByName(MergeMethod):
         weights_of = {name: chosen(values) for name, values in self.weights_of.items()}
         return dataclasses.replace(self, method=method, weights_of=weights_of)
 
+    def _layout(self, num_experts: int, rank: int) -> Layout:
+        """Returns room for all experts in each layer, whatever their weights are."""
+        method = self.method
+        if method.takes_weights():
+            method = method.with_weights((1.0,) * num_experts)
+        return method.layout(num_experts, rank)
+
     def _merge(
         self, experts: Sequence[Params], base: Params | None, beside: Beside
     ) -> Merged:
-        if beside:
-            combining.refuse(
-                found=f"weights by name for {self.method.name} of adapters",
-                expected="whole models, or an average of adapters",
-                do="Take weighted as the method, or one weight for each expert",
-            )
         flat = [trees.flatten(expert) for expert in experts]
         start = None if base is None else trees.flatten(base)
+        layout = self._layout(len(flat), deltas.rank_of(flat[0], beside))
+        merged = {
+            name: np.zeros(
+                layers.widened(like.shape, beside.get(name), layout), like.dtype
+            )
+            for name, like in flat[0].items()
+        }
         # They are in their order by now; the method is to keep it.
-        marks = [f"{place:09}" for place in range(len(flat))]
-        merged = {}
-        for name, like in flat[0].items():
-            merged_leaf = np.empty(like.shape, like.dtype)
-            for unit, place in layers.units(name, like):
-                merged_leaf[place] = trees.flatten(
-                    self._of(unit)
-                    .merge(
-                        [
-                            trees.unflatten({unit: expert[name][place]})
-                            for expert in flat
-                        ],
-                        base=start and trees.unflatten({unit: start[name][place]}),
-                        marks=marks,
-                    )
-                    .params
-                )[unit]
-            merged[name] = merged_leaf
-        return Merged(trees.unflatten(merged))
+        marks = [f"{number:09}" for number in range(len(flat))]
+        facts: dict[str, float] = {}
+        for layer in _layers(flat[0], beside):
+            part = self._of(layer).merge(
+                [layer.of(leaves) for leaves in flat],
+                base=start and layer.of(start),
+                beside=layer.sides,
+                marks=marks,
+            )
+            facts |= part.facts
+            merged_layer = trees.flatten(part.params)
+            for name, (unit, index) in layer.parts.items():
+                _put(merged[name][index], merged_layer[unit], layer.sides.get(unit))
+        params = trees.unflatten(merged)
+        return Merged(params, layout.num_beside, layout.rank, facts)
 
-    def _of(self, name: str) -> MergeMethod:
-        for pattern, weights in self.weights_of.items():
-            if re.search(pattern, name):
-                return self.method.with_weights(weights)
-        return self.method
+    def _of(self, layer: "_Layer") -> MergeMethod:
+        units = [unit for unit, _ in layer.parts.values()]
+        self._check_same(units)
+        pattern = self._pattern_of(units[0])
+        if pattern is None:
+            return self.method
+        return self.method.with_weights(self.weights_of[pattern])
+
+    def _pattern_of(self, unit: str) -> str | None:
+        return next((p for p in self.weights_of if re.search(p, unit)), None)
+
+    def _check_same(self, units: Sequence[str]) -> None:
+        """Raises ConfigError if parameters of an adapter have different weights."""
+        patterns = {unit: self._pattern_of(unit) for unit in units}
+        for unit, pattern in patterns.items():
+            if pattern != patterns[units[0]]:
+                combining.refuse(
+                    found=f"other weights for {unit} than for {units[0]}, as"
+                    f" {pattern or patterns[units[0]]!r} is in one name alone",
+                    expected=f"the same for a whole adapter, as {self.method.name}"
+                    " merges what adapters do",
+                    do="Take a pattern that is in all its names, such as its layer",
+                )
+
+
+class _Layer(NamedTuple):
+    """Parameters of one layer that are merged together.
+
+    Attributes:
+      parts: By the name of a parameter, the name of its layer and where that is in it.
+      sides: Of those that belong to an adapter, by the names of their layers.
+    """
+
+    parts: dict[str, tuple[str, tuple[Any, ...]]]
+    sides: dict[str, Side]
+
+    def of(self, leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Returns the layer of an expert, or of a base, which has no adapters."""
+        return trees.unflatten(
+            {
+                unit: leaves[name][index]
+                for name, (unit, index) in self.parts.items()
+                if name in leaves
+            }
+        )
+
+
+def _layers(leaves: Mapping[str, np.ndarray], beside: Beside) -> Iterator[_Layer]:
+    """Yields the layers of all parameters, those of an adapter together."""
+    places = {name: [name] for name in leaves if name not in beside}
+    for is_linear in (False, True):
+        places |= aligning.places(beside, is_linear=is_linear)
+    for place, names in places.items():
+        labels = [label for label, _ in layers.units(place, leaves[names[0]])]
+        units = zip(*(layers.units(name, leaves[name]) for name in names), strict=True)
+        for label, layer_units in zip(labels, units, strict=True):
+            parts = dict(zip(names, layer_units, strict=True))
+            sides = {
+                unit: beside[name]._replace(place=label)
+                for name, (unit, _) in parts.items()
+                if name in beside
+            }
+            yield _Layer(parts, sides)
+
+
+def _put(out: np.ndarray, layer: np.ndarray, side: Side | None) -> None:
+    """Writes a merged layer; of an adapter that is less wide, beside what adds nothing.
+
+    Zeros in all parameters of a unit or of a rank add nothing.
+    """
+    if side is not None:
+        axis = side.axis
+        out = np.moveaxis(np.moveaxis(out, axis, 0)[: layer.shape[axis]], 0, axis)
+    out[...] = layer

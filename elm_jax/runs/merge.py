@@ -262,8 +262,6 @@ class Merge(Run):
         base = bases.read_manifest(self.path(self.initial_checkpoint_path))
         leaves, _ = streaming.open_expert(folders[0])
         merged_leaves.check_names(self.chosen_method(), leaves)
-        if self.search is not None:
-            self.search.check_leaves(leaves, are_adapters=bool(infos[0].adapter))
         if self.search is not None or self.chosen_method().needs_statistics:
             opened = self._opened()
             for info in (base, *infos):

@@ -12,6 +12,7 @@ from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.merging import (
     aligning,
     averages,
+    by_name,
     closed_form,
     deltas,
     singular,
@@ -82,7 +83,7 @@ def _of_leaf(
     """Returns the bytes that merging one leaf takes.
 
     A part of each expert is held as it is read, and once more if the next ones are
-    read ahead; parts of the result are held up to four times.
+    read ahead; parts of the result are held up to five times.
     """
     leaves = [source.leaves[name] for source in sources]
     rows = merge_sizes.piece_rows(name, like, splits=method.unit == "value")
@@ -102,8 +103,10 @@ def _of_leaf(
     held = sum(leaf_parts.held_rows(x, step) * leaf_parts.row_bytes(x) for x in every)
     ahead = held if held <= merge_sources.AHEAD_BYTES else 0
     copies = _COPIES * held if method.needs_statistics else 0
-    copies += _of_changes(method, like, step, len(sources)) if method.needs_base else 0
-    return held + ahead + copies + 4 * step * leaf_parts.row_bytes(like)
+    if method.needs_base:
+        copies += _of_changes(_by_layer(method), like, step, len(sources))
+    num_parts = 4 + isinstance(method, by_name.ByName)  # which puts it among others
+    return held + ahead + copies + num_parts * step * leaf_parts.row_bytes(like)
 
 
 def _of_changes(method: MergeMethod, like: Leaf, step: int, num_experts: int) -> int:
@@ -167,10 +170,16 @@ def _of_place(
     ahead = held + layer if held <= merged_places.AHEAD_BYTES else 0
     out = [likes[name] for name in sides]
     if method.on_effects and all(side.is_linear for side in sides.values()):
-        beside = _cores(method, sides, sources).held_bytes(method)
+        beside = _cores(method, sides, sources).held_bytes(_by_layer(method))
     else:
-        beside = max(_of_vectors(method, like, len(sources)) for like in out)
+        by_layer = _by_layer(method)
+        beside = max(_of_vectors(by_layer, like, len(sources)) for like in out)
     return held + ahead + _COPIES * layer + beside + num_bytes(out)
+
+
+def _by_layer(method: MergeMethod) -> MergeMethod:
+    """Returns the method that merges a layer, whatever weights that has."""
+    return method.method if isinstance(method, by_name.ByName) else method
 
 
 def of_whole(method: MergeMethod, sources: Sequence[Source]) -> int:

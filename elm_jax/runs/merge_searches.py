@@ -1,16 +1,15 @@
 """Searches for the coefficients of a merge, by what merges get on rows that choose."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from elm_jax import errors, fields, trees
+from elm_jax import errors, fields
 from elm_jax.evaluation import cross_fitting, estimates, statistics
 from elm_jax.merging import affine, averages, by_name, searching, task_arithmetic
 from elm_jax.merging.method import MergeMethod
-from elm_jax.peft import effects
 from elm_jax.runs import search_problems, searches
 
 
@@ -218,8 +217,8 @@ class AdaMerging(searches.Search):
     Reference: Yang et al. 2023, arXiv:2310.02575; `searching.adamerging`.
 
     Attributes:
-      by: One weight for each `expert`, or for each expert in each `layer`, of whole
-        models; what is in no layer has weights of its own.
+      by: One weight for each `expert`, or for each expert in each `layer`; what is in
+        no layer has weights of its own.
       start: All weights at the beginning.
       max_steps: Greatest number of Adam's steps.
       learning_rate: Of Adam; the paper takes 1e-3 and 1,000 steps.
@@ -235,18 +234,6 @@ class AdaMerging(searches.Search):
     def check_method(self, method: MergeMethod) -> None:
         """Raises ConfigError for a method that is no sum."""
         _check_sum(self.kind, method)
-
-    def check_leaves(self, leaves: Mapping[str, Any], *, are_adapters: bool) -> None:
-        """Raises ConfigError for layers of adapters that are put beside each other."""
-        if self.by == "expert" or not are_adapters:
-            return
-        if effects.beside(trees.unflatten(leaves)):
-            raise errors.ConfigError(
-                found="adamerging by layer of adapters, which a sum puts beside each"
-                " other: its layers would not be equally wide",
-                expected="whole models, or one weight for each expert",
-                do='Set merge_searches.AdaMerging.by = "expert"',
-            )
 
     def num_merges(self, num_experts: int) -> int:
         """Returns how many merges it scores at most."""

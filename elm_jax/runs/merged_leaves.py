@@ -24,6 +24,7 @@ from elm_jax.merging import (
     by_name,
     combining,
     deltas,
+    layers,
     measured,
     task_arithmetic,
 )
@@ -75,9 +76,7 @@ def likes(method: MergeMethod, sources: Sequence[Source]) -> dict[str, Leaf]:
     """
     beside, lies = sides(method, sources), layout(method, sources)
     return {
-        name: merged_places.widened(leaf, beside[name], lies)
-        if name in beside
-        else leaf
+        name: leaf._replace(shape=layers.widened(leaf.shape, beside.get(name), lies))
         for name, leaf in sources[0].leaves.items()
     }
 
@@ -90,9 +89,11 @@ def check_names(method: MergeMethod, leaves: Mapping[str, Any]) -> None:
       leaves: What has the shapes of their parameters, by name.
     """
     if isinstance(method, by_name.ByName):
-        method.check_names(
-            leaves, {n: x.shape[0] for n, x in leaves.items() if x.shape}
-        )
+        num_layers = {n: x.shape[0] for n, x in leaves.items() if x.shape}
+        beside = {}
+        if knows_adapters(method):
+            beside = effects.beside(trees.unflatten(leaves))
+        method.check_names(leaves, num_layers, beside)
 
 
 def merged(

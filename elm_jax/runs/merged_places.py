@@ -15,9 +15,9 @@ from elm_jax import errors, trees
 from elm_jax.checkpoints import leaf_parts
 from elm_jax.checkpoints.tensors import Leaf
 from elm_jax.merging import task_arithmetic
-from elm_jax.merging.method import Layout, MergeMethod
+from elm_jax.merging.method import MergeMethod
 from elm_jax.peft import effects
-from elm_jax.types import LAYERS, Side
+from elm_jax.types import LAYERS
 
 AHEAD_BYTES = 1 << 27
 """Of all experts' parts of a layer that are read while the one before is merged."""
@@ -26,21 +26,6 @@ AHEAD_BYTES = 1 << 27
 def takes(method: MergeMethod) -> bool:
     """Returns whether a method merges adapters a layer at a time."""
     return method.unit == "place" or isinstance(method, task_arithmetic.TaskArithmetic)
-
-
-def widened(like: Leaf, side: Side, layout: Layout) -> Leaf:
-    """Returns a leaf with the shape of a merge, without values.
-
-    Args:
-      like: An expert's.
-      side: Of it, which of its axes is the adapters' width.
-      layout: As the method tells of so many experts.
-    """
-    shape = [*like.shape]
-    shape[side.axis] *= layout.num_beside
-    if side.is_linear and layout.rank:
-        shape[side.axis] = layout.rank
-    return like._replace(shape=tuple(shape))
 
 
 @dataclasses.dataclass(frozen=True)

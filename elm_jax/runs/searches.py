@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from elm_jax import errors, fields
@@ -55,15 +54,6 @@ class Search(abc.ABC):
     @abc.abstractmethod
     def check_method(self, method: MergeMethod) -> None:
         """Raises ConfigError unless it can choose coefficients of a method."""
-
-    def check_leaves(self, leaves: Mapping[str, Any], *, are_adapters: bool) -> None:
-        """Raises ConfigError unless it can choose coefficients of such experts.
-
-        Args:
-          leaves: What has the shapes of an expert's parameters, by name.
-          are_adapters: Whether they hold adapters.
-        """
-        del leaves, are_adapters
 
     @abc.abstractmethod
     def num_merges(self, num_experts: int) -> int:

@@ -26,17 +26,21 @@ def test_it_gives_what_task_arithmetic_gives(kind):
     assert [*leaves] == [*trees.flatten(expected)]
 
 
-def test_layers_have_weights_of_their_own():
-    sample = kinds.sample("all")
+@pytest.mark.parametrize("kind", ["all", "bottleneck", "lora", "ia3"])
+def test_layers_have_weights_of_their_own(kind):
+    sample = kinds.sample(kind)
     groups = affine.layer_groups(sample.experts[0])
     assert groups == ["encoder/layers_0/", "encoder/layers_1/"]
-    of_group = {groups[1]: (1.0, 0.0, 0.5), affine.ALL: WEIGHTS}
+    of_group = {groups[1]: (1.0, -0.25, 0.5), affine.ALL: WEIGHTS}
     method = by_name.ByName(
         method=task_arithmetic.TaskArithmetic(weights=WEIGHTS),
         weights_of={groups[1]: of_group[groups[1]]},
     )
-    expected = method.merge(sample.experts, base=sample.start).params
-    merged = affine.make_merged_fn(sample.experts, sample.start, {})
+    marks = ("a", "b", "c")
+    expected = method.merge(
+        sample.experts, base=sample.start, beside=sample.beside, marks=marks
+    ).params
+    merged = affine.make_merged_fn(sample.experts, sample.start, sample.beside)
     tree = merged({n: np.array(w, np.float32) for n, w in of_group.items()})
     for name, leaf in trees.flatten(expected).items():
         found_leaf = trees.flatten(tree)[name]

@@ -8,7 +8,7 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import recipes
-from elm_jax.merging import aligning, averages, by_name, methods, task_arithmetic
+from elm_jax.merging import averages, by_name, layers, methods, task_arithmetic
 from tests.checkpoints import sample
 from tests.merging import kinds
 
@@ -45,7 +45,7 @@ def test_a_layer_that_is_given_apart_has_the_bits_that_it_has_in_the_whole():
     method = by_name.ByName(
         method=task_arithmetic.TaskArithmetic(scale=0.3), weights_of=WEIGHTS
     )
-    assert method.unit == "tensor"
+    assert method.unit == "place"
     whole = leaf(method.merge(EXPERTS, base=base).params, WI)
     name = WI.replace("/layers/", "/layers_1/")
     parts = [trees.unflatten({name: leaf(expert, WI)[1]}) for expert in EXPERTS]
@@ -84,9 +84,68 @@ def test_patterns_in_another_order_are_another_merge():
     assert len(texts) == 2
 
 
-def test_a_method_that_has_to_be_told_of_adapters_refuses_weights_by_name():
+OF_LAYERS = ((0.5, 2.0, 1.0), (0.0, 1.0, 3.0))  # the first expert not in the second
+LAYER_1 = "/layers_1/"
+ADAPTED = ("bottleneck", "parallel", "lora", "ia3")
+METHODS = [
+    method
+    for method in map(methods.of, methods.METHODS)
+    if method.takes_weights()
+    and not method.needs_statistics
+    and method.unit != "expert"
+    and (method.needs_base or method.knows_adapters)
+]
+
+
+@pytest.mark.parametrize("kind", ADAPTED)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_each_layer_of_adapters_is_that_of_a_merge_with_its_weights(method, kind):
+    """Bit for bit; where an expert is left out, what makes it as wide is zeros."""
+    adapted = kinds.sample(kind)
+    arguments = adapted.arguments(method) | {"marks": ("a", "b", "c")}
+    named = by_name.ByName(
+        method=method.with_weights(OF_LAYERS[0]), weights_of={LAYER_1: OF_LAYERS[1]}
+    )
+    merged = named.merge(adapted.experts, **arguments)
+    expected = [
+        trees.flatten(
+            method.with_weights(weights).merge(adapted.experts, **arguments).params
+        )
+        for weights in OF_LAYERS
+    ]
+    for name, merged_leaf in trees.flatten(merged.params).items():
+        side = adapted.beside.get(name)
+        for number, (unit, index) in enumerate(layers.units(name, merged_leaf)):
+            layer = merged_leaf[index]
+            expected_layer = expected[LAYER_1 in unit][name][index]
+            if side is not None:
+                width = expected_layer.shape[side.axis]
+                layer, rest = np.split(layer, [width], axis=side.axis)
+                assert not rest.any()
+                assert number or not rest.size
+            assert layer.tobytes() == expected_layer.tobytes(), unit
+    whole = method.with_weights(OF_LAYERS[0]).merge(adapted.experts, **arguments)
+    assert (merged.num_beside, merged.rank) == (whole.num_beside, whole.rank)
+
+
+def test_a_pattern_that_takes_half_an_adapter_is_refused():
     adapted = kinds.sample("bottleneck")
-    method = by_name.ByName(method=aligning.AlignedAverage())
-    assert method.knows_adapters
-    with pytest.raises(errors.ConfigError, match="of adapters"):
-        method.merge(adapted.experts, beside=adapted.beside)
+    leaves = trees.flatten(adapted.experts[0])
+    num_layers = {name: len(leaf) for name, leaf in leaves.items() if leaf.ndim}
+    place = "encoder/layers_1/mlp_adapter/"
+    for pattern in (f"{place}up", "up/bias", "kernel"):
+        method = by_name.ByName(
+            method=methods.of("ties"), weights_of={pattern: (1.0, 0.0, 0.0)}
+        )
+        with pytest.raises(errors.ConfigError, match="the same for a whole adapter"):
+            method.check_names(leaves, num_layers, adapted.beside)
+        if pattern != "up/bias":  # which is summed by itself, as part of the effect
+            with pytest.raises(errors.ConfigError, match="for a whole adapter"):
+                method.merge(adapted.experts, **adapted.arguments(method))
+    average = by_name.ByName(weights_of={f"{place}up": (1.0, 0.0, 0.0)})
+    average.check_names(leaves, num_layers)
+    average.merge(adapted.experts)
+    whole = by_name.ByName(
+        method=methods.of("ties"), weights_of={place: (1.0, 0.0, 0.0)}
+    )
+    whole.check_names(leaves, num_layers, adapted.beside)

@@ -327,6 +327,24 @@ def test_the_matrices_of_loras_of_several_ranks_are_not_averaged(folder, ranks):
             merge_all(folder, "ranks", "averaged", method=method)
 
 
+@pytest.mark.parametrize("kind", SPECS)
+def test_what_stands_for_an_expert_of_weight_0_in_a_sum_by_name_adds_nothing(
+    folder, kind
+):
+    """To 1e-5: the units of both experts are summed, of which half are zeros."""
+    base = loaded.Base.load(folder / "base")
+    method = by_name.ByName(
+        method=task_arithmetic.TaskArithmetic(), weights_of={"coder/": (1.0, 0.0)}
+    )
+    merged = merge_all(folder, kind, f"{kind}_by_name", method=method)
+    alone = candidates.Candidate("alone", (folder / kind / f"{kind}_1",))
+    (_, spec), (_, spec_alone) = merged.load(base), alone.load(base)
+    assert (spec != spec_alone) == (kind != "ia3")  # twice as wide
+    np.testing.assert_allclose(
+        logits(base, merged), logits(base, alone), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_weights_by_a_name_that_there_is_not_are_refused_in_memory_too(folder):
     base = loaded.Base.load(folder / "base")
     parts = [loaded.Expert.load(folder / "ia3" / f"ia3_{seed}") for seed in (1, 2)]

@@ -11,7 +11,14 @@ import pytest
 from elm_jax import errors, trees
 from elm_jax.checkpoints import manifest
 from elm_jax.checkpoints.tensors import Leaf
-from elm_jax.merging import averages, methods, task_arithmetic, threads, views
+from elm_jax.merging import (
+    averages,
+    by_name,
+    methods,
+    task_arithmetic,
+    threads,
+    views,
+)
 from elm_jax.peft import effects
 from elm_jax.runs import merge_memory, merge_sources, merged_leaves, merged_places
 
@@ -287,7 +294,18 @@ def test_measuring_holds_the_base_the_expert_and_what_is_summed_up():
 def test_merging_matrices_of_whole_models_holds_no_more_than_is_told(
     monkeypatch, num_experts, shape, name
 ):
-    method, leaf_name = methods.of(name), "decoder/layers/mlp/wo/kernel"
+    check_is_told(monkeypatch, methods.of(name), shape, num_experts)
+
+
+@pytest.mark.parametrize("name", OF_CHANGES)
+def test_nor_does_merging_them_with_weights_by_name(monkeypatch, name):
+    if not methods.of(name).needs_statistics:
+        method = by_name.ByName(method=methods.of(name))
+        check_is_told(monkeypatch, method, (1, 480, 192), 4)
+
+
+def check_is_told(monkeypatch, method, shape, num_experts):
+    leaf_name = "decoder/layers/mlp/wo/kernel"
     monkeypatch.setattr(merge_sources, "AHEAD_BYTES", 0)
 
     def expert(seed):

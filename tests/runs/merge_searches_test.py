@@ -278,10 +278,16 @@ def test_lorahub_lowers_the_loss(folder, by):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "by"), [("bottleneck", "expert"), ("whole", "layer")])
+@pytest.mark.parametrize(
+    ("kind", "by"),
+    [
+        ("bottleneck", "expert"),
+        *((k, "layer") for k in ("whole", "bottleneck", "lora")),
+    ],
+)
 def test_adamerging_lowers_the_entropy_and_reads_no_label(folder, kind, by):
     search = merge_searches.AdaMerging(by=by, max_steps=4, learning_rate=0.1, rows=ROWS)
-    name = f"ada_{by}"
+    name = f"ada_{kind}_{by}"
     search_of(folder, kind, search, name).run()
     recipe = merged_recipe(folder, name).data["merge"]
     values = [value for _, value in recipe["search"]["tried"]]
@@ -330,13 +336,6 @@ def test_a_search_needs_tasks_with_choices(folder):
         search = merge_searches.LoraHub(rows=rows)
         with pytest.raises(errors.ConfigError, match=message):
             search_of(folder, "lora", search, "none").run()
-
-
-@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
-def test_layers_of_adapters_are_refused_before_anything_is_searched(folder, kind):
-    search = merge_searches.AdaMerging(by="layer", rows=ROWS)
-    with pytest.raises(errors.ConfigError, match="adamerging by layer of adapters"):
-        search_of(folder, kind, search, "by_layer").plan()
 
 
 @pytest.mark.slow

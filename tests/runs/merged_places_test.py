@@ -9,7 +9,13 @@ import pytest
 
 from elm_jax import errors, trees
 from elm_jax.checkpoints import experts, manifest, resumable
-from elm_jax.merging import aligning, averages, methods, task_arithmetic
+from elm_jax.merging import (
+    aligning,
+    averages,
+    by_name,
+    methods,
+    task_arithmetic,
+)
 from elm_jax.peft import bottleneck, expert_parts, ia3, lora
 from elm_jax.runs import (
     bases,
@@ -40,6 +46,18 @@ METHODS = (
     methods.of("ties", space="parameters"),
     methods.of("iso_c", weights=(0.0, 0.0, 0.0)),
     methods.of("low_rank_sum", weights=(0.0, 1.0, 0.0)),
+    *(
+        by_name.ByName(
+            method=method,
+            weights_of={"decoder/": (0.0, 1.0, 2.0), "layers_1/": (0.0, 0.0, 3.0)},
+        )
+        for method in (
+            SUM,
+            aligning.AlignedAverage(),
+            *map(methods.of, ("ties", "knots", "low_rank_sum")),
+            methods.of("iso_c", rank=2),
+        )
+    ),
 )
 
 
