@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -123,7 +123,7 @@ class ByName(MergeMethod):
 
     def check_names(
         self,
-        names: Iterable[str],
+        names: Collection[str],
         num_layers: Mapping[str, int],
         beside: Beside = NOTHING,
     ) -> None:
@@ -146,11 +146,7 @@ class ByName(MergeMethod):
                     expected=f"one that is in a name such as {every[0]}",
                     do="Correct it; layers are `layers_0`, `layers_1` and so on",
                 )
-        for place in sorted({side.place for side in beside.values()}):
-            place_names = [name for name in names if name.startswith(f"{place}/")]
-            shapes = (np.empty((num_layers.get(n, 0), 0)) for n in place_names)
-            for units in zip(*map(layers.units, place_names, shapes), strict=True):
-                self._check_same([unit for unit, _ in units])
+        self._check_adapters({n: num_layers.get(n, 0) for n in names}, beside)
         deciding = {self._pattern_of(unit) for unit in every}
         for pattern in self.weights_of:
             if pattern not in deciding:
@@ -161,6 +157,12 @@ class ByName(MergeMethod):
                     " is in a name does",
                     do="Put the narrower pattern first, or leave it out",
                 )
+
+    def weighted(self, num_experts: int) -> list[int]:
+        """Returns places of experts that have a weight somewhere, or the first."""
+        every = [self.method, *map(self.method.with_weights, self.weights_of.values())]
+        places = {place for each in every for place in each.weighted(num_experts)}
+        return sorted(places)
 
     def _for_experts(self, places: Sequence[int]) -> Self:
         def chosen(weights: Sequence[float]) -> tuple[float, ...]:
@@ -194,6 +196,8 @@ class ByName(MergeMethod):
         # They are in their order by now; the method is to keep it.
         marks = [f"{number:09}" for number in range(len(flat))]
         facts: dict[str, float] = {}
+        num_layers = {name: len(like) for name, like in flat[0].items() if like.ndim}
+        self._check_adapters(num_layers, beside)
         for layer in _layers(flat[0], beside):
             part = self._of(layer).merge(
                 [layer.of(leaves) for leaves in flat],
@@ -209,9 +213,8 @@ class ByName(MergeMethod):
         return Merged(params, layout.num_beside, layout.rank, facts)
 
     def _of(self, layer: "_Layer") -> MergeMethod:
-        units = [unit for unit, _ in layer.parts.values()]
-        self._check_same(units)
-        pattern = self._pattern_of(units[0])
+        unit, _ = next(iter(layer.parts.values()))
+        pattern = self._pattern_of(unit)
         if pattern is None:
             return self.method
         return self.method.with_weights(self.weights_of[pattern])
@@ -219,18 +222,29 @@ class ByName(MergeMethod):
     def _pattern_of(self, unit: str) -> str | None:
         return next((p for p in self.weights_of if re.search(p, unit)), None)
 
-    def _check_same(self, units: Sequence[str]) -> None:
-        """Raises ConfigError if parameters of an adapter have different weights."""
-        patterns = {unit: self._pattern_of(unit) for unit in units}
-        for unit, pattern in patterns.items():
-            if pattern != patterns[units[0]]:
-                combining.refuse(
-                    found=f"other weights for {unit} than for {units[0]}, as"
-                    f" {pattern or patterns[units[0]]!r} is in one name alone",
-                    expected=f"the same for a whole adapter, as {self.method.name}"
-                    " merges what adapters do",
-                    do="Take a pattern that is in all its names, such as its layer",
-                )
+    def _check_adapters(self, num_layers: Mapping[str, int], beside: Beside) -> None:
+        """Raises ConfigError if parameters of an adapter have different weights.
+
+        Args:
+          num_layers: Of all parameters by name; of those that are no stacks, any.
+          beside: Those of adapters that the method merges as such.
+        """
+        for place in sorted({side.place for side in beside.values()}):
+            names = [name for name in num_layers if name.startswith(f"{place}/")]
+            stacks = (np.empty((num_layers[name], 0)) for name in names)
+            for layer in zip(*map(layers.units, names, stacks), strict=True):
+                units = [unit for unit, _ in layer]
+                patterns = [self._pattern_of(unit) for unit in units]
+                for unit, pattern in zip(units, patterns, strict=True):
+                    if pattern != patterns[0]:
+                        combining.refuse(
+                            found=f"other weights for {unit} than for {units[0]}, as"
+                            f" {pattern or patterns[0]!r} is in one name alone",
+                            expected="the same for a whole adapter, as"
+                            f" {self.method.name} merges what adapters do",
+                            do="Take a pattern that is in all its names, such as its"
+                            " layer",
+                        )
 
 
 class _Layer(NamedTuple):

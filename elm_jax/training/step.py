@@ -33,7 +33,8 @@ def make_train_step(
     targets of the batch that are not padding, and `num_positions`, those that are too.
 
     Args:
-      loss_fn: Loss of a whole model's parameters on a batch.
+      loss_fn: Loss of a whole model's parameters on a batch; hashable, as equal ones
+        share a program in a process.
       tx: The optimiser; its state must be the one in the train state.
       num_parts: In how many parts of equal size a batch is computed, one after another.
         The update is that of the whole batch, but for rounding and the values that

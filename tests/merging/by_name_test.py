@@ -1,5 +1,6 @@
 """Weights by layer and by name give what merges with these weights give there."""
 
+import dataclasses
 import itertools
 import json
 
@@ -139,9 +140,8 @@ def test_a_pattern_that_takes_half_an_adapter_is_refused():
         )
         with pytest.raises(errors.ConfigError, match="the same for a whole adapter"):
             method.check_names(leaves, num_layers, adapted.beside)
-        if pattern != "up/bias":  # which is summed by itself, as part of the effect
-            with pytest.raises(errors.ConfigError, match="for a whole adapter"):
-                method.merge(adapted.experts, **adapted.arguments(method))
+        with pytest.raises(errors.ConfigError, match="for a whole adapter"):
+            method.merge(adapted.experts, **adapted.arguments(method))
     average = by_name.ByName(weights_of={f"{place}up": (1.0, 0.0, 0.0)})
     average.check_names(leaves, num_layers)
     average.merge(adapted.experts)
@@ -149,3 +149,22 @@ def test_a_pattern_that_takes_half_an_adapter_is_refused():
         method=methods.of("ties"), weights_of={place: (1.0, 0.0, 0.0)}
     )
     whole.check_names(leaves, num_layers, adapted.beside)
+
+
+def test_an_expert_without_weight_under_any_name_takes_no_room():
+    adapted = kinds.sample("bottleneck")
+    method = by_name.ByName(
+        method=task_arithmetic.TaskArithmetic(weights=(1.0, 0.0, 0.0)),
+        weights_of={LAYER_1: (0.0, 0.0, 2.0)},
+    )
+    assert method.layout(3, rank=0).num_beside == 2
+    merged = method.merge(adapted.experts, **adapted.arguments(method))
+    assert merged.num_beside == 2
+    only = dataclasses.replace(
+        method,
+        method=task_arithmetic.TaskArithmetic(weights=(1.0, 0.0)),
+        weights_of={LAYER_1: (0.0, 2.0)},
+    )
+    others = adapted.only(0, 2)
+    expected = only.merge(others.experts, **others.arguments(only))
+    assert trees.fingerprint(merged.params) == trees.fingerprint(expected.params)
