@@ -100,7 +100,9 @@ def test_a_threshold_of_0_is_meant_where_numbers_may_be_above_it():
         *(routers.ByBehaviour(statistic=name) for name in others),
         *(each for each in ROUTERS if not each.ranks_below_0),
     ):
-        dataclasses.replace(router, abstains=True)
+        shy = dataclasses.replace(router, abstains=True)
+        assert (shy.abstains, shy.least) == (True, 0.0)
+        assert shy.note.endswith("base below 0")
 
 
 @pytest.mark.parametrize("statistic", sorted(behaviour.STATISTICS))
